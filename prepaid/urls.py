@@ -1,0 +1,60 @@
+"""Addresses of the merchant API, below /api/v1/."""
+
+from django.urls import path, re_path
+
+from config import contract
+from config.api import nowhere
+from prepaid import refusals, sandbox_views, views, webhook_views
+
+urlpatterns = [
+    path("programs", views.Programs.as_view()),
+    path("programs/<str:program_id>", views.Program.as_view()),
+    path("cards", views.Cards.as_view()),
+    path("cards/quote", views.CardQuote.as_view()),
+    path("cards/lookup", views.CardLookup.as_view()),
+    path("cards/<str:card_id>", views.OneCard.as_view()),
+    path("cards/<str:card_id>/top-ups", views.TopUps.as_view()),
+    path("cards/<str:card_id>/payments", views.Payments.as_view()),
+    path("cards/<str:card_id>/freeze", views.Freeze.as_view()),
+    path("cards/<str:card_id>/unfreeze", views.Unfreeze.as_view()),
+    path("cards/<str:card_id>/report-lost", views.ReportLost.as_view()),
+    path("cards/<str:card_id>/replace", views.Replace.as_view()),
+    path("cards/<str:card_id>/close", views.Close.as_view()),
+    path("cards/<str:card_id>/consumption", views.CardConsumption.as_view()),
+    path("cards/<str:card_id>/valuation", views.CardValuation.as_view()),
+    path("transactions", views.Transactions.as_view()),
+    path("transactions/<str:transaction_id>", views.OneTransaction.as_view()),
+    path("transactions/<str:transaction_id>/refunds", views.Refunds.as_view()),
+    path("transactions/<str:transaction_id>/reversals", views.Reversals.as_view()),
+    path("policies", views.Policies.as_view()),
+    path("policies/<str:policy_id>", views.OnePolicy.as_view()),
+    path("policies/<str:policy_id>/certificate", views.Certificate.as_view()),
+    path("claims", views.Claims.as_view()),
+    path("claims/<str:claim_id>", views.OneClaim.as_view()),
+    path("events", webhook_views.Events.as_view()),
+    path("events/<str:event_id>", webhook_views.OneEvent.as_view()),
+    path("webhook-endpoints", webhook_views.WebhookEndpoints.as_view()),
+    path("webhook-endpoints/<str:endpoint_id>", webhook_views.OneWebhookEndpoint.as_view()),
+    path("webhook-endpoints/<str:endpoint_id>/pause", webhook_views.Pause.as_view()),
+    path("webhook-endpoints/<str:endpoint_id>/resume", webhook_views.Resume.as_view()),
+    path("webhook-endpoints/<str:endpoint_id>/remove", webhook_views.Remove.as_view()),
+    path("webhook-endpoints/<str:endpoint_id>/rotate-secret", webhook_views.RotateSecret.as_view()),
+    path("webhook-endpoints/<str:endpoint_id>/ping", webhook_views.Ping.as_view()),
+    path("webhook-endpoints/<str:endpoint_id>/resend", webhook_views.ResendRange.as_view()),
+    path("webhook-deliveries", webhook_views.WebhookDeliveries.as_view()),
+    path("webhook-deliveries/<str:delivery_id>", webhook_views.OneWebhookDelivery.as_view()),
+    path("webhook-deliveries/<str:delivery_id>/resend", webhook_views.Resend.as_view()),
+    path("openapi.json", contract.document, name="openapi"),
+    path("docs", contract.page, name="api-docs"),
+    re_path(r"^docs/([a-zA-Z_]+\.(?:md|py|json))$", refusals.document),
+    path("test-clock", sandbox_views.TestClock.as_view()),
+    path("test/policies/<str:policy_id>/accept", sandbox_views.AcceptPolicy.as_view()),
+    path("test/policies/<str:policy_id>/decline", sandbox_views.DeclinePolicy.as_view()),
+    path("test/exchanges/<str:exchange_id>/deduct", sandbox_views.Deduct.as_view()),
+    path("test/exchanges/<str:exchange_id>/refuse", sandbox_views.Refuse.as_view()),
+    path("test/default", sandbox_views.Default.as_view()),
+    path("test/reset", sandbox_views.Reset.as_view()),
+    path("errors", refusals.page, name="api-errors"),
+    # Also what is almost an address: no redirect, and never a page.
+    re_path(r"", nowhere),
+]
