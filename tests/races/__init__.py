@@ -1,21 +1,25 @@
 """Races on the real database, each beside a negative control: with the lock taken out the race must appear.
 
-The control calls a variant of the ledger's own function, made from the one that is installed. A variant rests a
-moment after it has read the card, so that the calls meet for certain; the same variant WITH its lock must stay right,
-which shows that it is the lock and not the haste that decides.
+The control calls a variant of the ledger's own function, made from the one that is installed. A variant stops at a
+gate after it has read what it will decide by, and the gate opens when all calls stand there or wait for one who does:
+they meet for certain, on any machine. The same variant WITH its lock must stay right, which shows that it is the lock
+and not the meeting that decides.
 """
 
 import re
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from time import monotonic, sleep
 from typing import Any
 
 from django.db import connections
 
 LOCK = re.compile(r" FOR UPDATE(?: OF c)?;")
+GATE = 4_711_000_815
+"""The advisory lock that variants stop at while the test holds it."""
+STOP = f"pg_advisory_xact_lock_shared({GATE})"
 PATIENCE = 60.0
 """Seconds after which a call that should have come has not."""
 
@@ -23,20 +27,23 @@ PATIENCE = 60.0
 def together(calls: list[Callable[[], Any]]) -> list[Any]:
     """Make every call on a connection of its own, all let go at one moment; answers and exceptions in their order.
 
-    Whoever gets no connection ends the race at once, for all: nobody waits for one who will not come.
+    Whoever gets no connection ends the race at once, for all: nobody waits for one who will not come. A gate that a
+    variant has shut is opened when every call has ended or waits for a lock.
     """
-    gate = threading.Barrier(len(calls))
+    start = threading.Barrier(len(calls))
     missing: list[str] = []
+    pids: list[int] = []
 
     def make(number: int, call: Callable[[], Any]) -> Any:
         try:
             try:
                 connections["default"].ensure_connection()
+                pids.append(connections["default"].connection.info.backend_pid)
             except Exception as reason:
                 missing.append(f"connection {number} of {len(calls)}: {reason}".strip())
-                gate.abort()
+                start.abort()
                 raise
-            gate.wait(PATIENCE)
+            start.wait(PATIENCE)
             return call()
         except Exception as refusal:
             return refusal
@@ -44,7 +51,15 @@ def together(calls: list[Callable[[], Any]]) -> list[Any]:
             connections.close_all()
 
     with ThreadPoolExecutor(len(calls)) as threads:
-        answers = list(threads.map(make, range(1, len(calls) + 1), calls))
+        made = [threads.submit(make, number, call) for number, call in enumerate(calls, 1)]
+        try:
+            patience = monotonic() + PATIENCE
+            while _gate_is_shut() and _waiting(pids) < sum(not one.done() for one in made):
+                assert monotonic() < patience, f"not all calls meet\n{_who_is_connected()}"
+                sleep(0.005)
+        finally:
+            _open_gate()  # also when it failed: who stands there would stand for ever
+        answers = [one.result() for one in made]
     assert not missing, f"{missing[0]}\n{_who_is_connected()}"
     return answers
 
@@ -60,12 +75,12 @@ def _who_is_connected() -> str:
 @contextmanager
 def meanwhile(call: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
     """Start a call and wait until the database says that it waits for a lock; yields how to fetch its answer."""
-    started: dict[str, int] = {}
+    started: list[int] = []
 
     def make() -> Any:
         try:
             connections["default"].ensure_connection()
-            started["pid"] = connections["default"].connection.info.backend_pid
+            started.append(connections["default"].connection.info.backend_pid)
             return call()
         except Exception as refusal:
             return refusal
@@ -75,34 +90,55 @@ def meanwhile(call: Callable[[], Any]) -> Iterator[Callable[[], Any]]:
     with ThreadPoolExecutor(1) as thread:
         answer = thread.submit(make)
         patience = monotonic() + PATIENCE
-        while not answer.done() and not _waits(started.get("pid")):
+        while not answer.done() and not _waiting(started):
             assert monotonic() < patience, "the call neither ends nor waits"
             sleep(0.002)
         yield lambda: answer.result(PATIENCE)
 
 
-def _waits(pid: int | None) -> bool:
+def _waiting(pids: list[int]) -> int:
+    """How many of the connections wait for a lock, all looked at in one moment."""
     with connections["owner"].cursor() as cursor:
-        cursor.execute("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = %s", [pid])
-        row = cursor.fetchone()
-    return bool(row and row[0])
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE pid = ANY (%s) AND wait_event_type = 'Lock'", [pids]
+        )
+        return int(cursor.fetchone()[0])
 
 
 @contextmanager
-def variant(function: str, *, lock: bool, rest: float | None = None, rest_after: str | None = None) -> Iterator[None]:
-    """The installed ledger function, with or without its lock, resting after its lock or after ``rest_after``.
-
-    Without the lock all rest at the same time, so they may rest long enough to meet on any machine.
-    """
-    if rest is None:
-        rest = 0.05 if lock else 1.5
+def gate() -> Iterator[None]:
+    """Have whoever comes to ``STOP`` stand there, until ``together`` sees that all have come."""
     with connections["owner"].cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", [GATE])
+    try:
+        yield
+    finally:
+        _open_gate()
+
+
+def _gate_is_shut() -> bool:
+    with connections["owner"].cursor() as cursor:
+        cursor.execute(
+            "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid() AND granted)"
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def _open_gate() -> None:
+    with connections["owner"].cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_unlock_all()")
+
+
+@contextmanager
+def variant(function: str, *, lock: bool, meet: bool = True, after: str | None = None) -> Iterator[None]:
+    """The installed function with or without its lock, stopping at the gate after its lock or after ``after``."""
+    with connections["owner"].cursor() as cursor, gate() if meet else nullcontext():
         cursor.execute("SELECT pg_get_functiondef(%s::regproc)", [function])
         original = cursor.fetchone()[0]
         [its_lock] = LOCK.findall(original)
-        rest_after = rest_after or its_lock
-        assert original.count(rest_after) == 1
-        changed = original.replace(rest_after, f"{rest_after} PERFORM pg_sleep({rest});")
+        after = after or its_lock
+        assert original.count(after) == 1
+        changed = original.replace(after, f"{after} PERFORM {STOP};") if meet else original
         cursor.execute(changed if lock else changed.replace(its_lock, ";"))
         try:
             yield

@@ -11,11 +11,11 @@ from issuing.models import Kind
 from prepaid import ledger
 from prepaid.models import Card, Transaction
 from tests import cards, failures, invariants
-from tests.races import meanwhile, together, variant
+from tests.races import STOP, gate, meanwhile, together, variant
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
-REST = "FROM chosen, pg_sleep(0.2) AS rest WHERE c.id = chosen.id"
+MET = f"FROM chosen, {STOP} AS met WHERE c.id = chosen.id"
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_payment_that_meets_a_filing_is_refused(card):
 
 
 def test_control_without_the_lock_a_claimed_card_pays(card):
-    with variant("ledger_pay", lock=False, rest=0):
+    with variant("ledger_pay", lock=False, meet=False):
         assert isinstance(pay_while_it_is_filed(card), ledger.Posted)
     card.refresh_from_db()
     assert (card.state, card.remaining) == (Card.State.CLAIMED, 90_000)
@@ -110,16 +110,18 @@ def test_of_two_who_approve_at_once_one_does(card):
 
 
 def test_control_with_its_lock_the_slow_approval_stays_right(card, monkeypatch):
-    slow = adjudication._APPROVE.replace("FROM chosen WHERE c.id = chosen.id", REST)
+    slow = adjudication._APPROVE.replace("FROM chosen WHERE c.id = chosen.id", MET)
     assert slow != adjudication._APPROVE
     monkeypatch.setattr(adjudication, "_APPROVE", slow)
-    assert approve_at_once(failures.assessed(card)).count(None) == 1
+    with gate():
+        assert approve_at_once(failures.assessed(card)).count(None) == 1
 
 
 def test_control_without_the_lock_several_approve(card, monkeypatch):
-    slow = adjudication._APPROVE.replace("FROM chosen WHERE c.id = chosen.id", REST)
+    slow = adjudication._APPROVE.replace("FROM chosen WHERE c.id = chosen.id", MET)
     monkeypatch.setattr(adjudication, "_APPROVE", slow.replace(" FOR UPDATE OF c", ""))
-    assert approve_at_once(failures.assessed(card)).count(None) > 1
+    with gate():
+        assert approve_at_once(failures.assessed(card)).count(None) > 1
 
 
 def test_of_one_who_approves_and_one_who_rejects_at_once_one_does(card):

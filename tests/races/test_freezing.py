@@ -51,7 +51,7 @@ def test_a_payment_that_meets_a_freeze_is_refused(card):
 
 
 def test_control_without_the_lock_a_frozen_card_pays(card):
-    with variant("ledger_pay", lock=False, rest=0):
+    with variant("ledger_pay", lock=False, meet=False):
         answer = while_another(Card.State.FROZEN, card, lambda: cards.paid(card, 10_000))
     assert isinstance(answer, ledger.Posted)
     card.refresh_from_db()
@@ -80,7 +80,7 @@ def test_a_top_up_that_meets_a_freeze_is_refused(card):
 
 
 def test_control_without_the_lock_a_frozen_card_is_topped_up(card):
-    with variant("ledger_top_up", lock=False, rest=0):
+    with variant("ledger_top_up", lock=False, meet=False):
         answer = while_another(Card.State.FROZEN, card, lambda: cards.topped_up(card, 10_000))
     assert isinstance(answer, ledger.Posted)
 
@@ -121,11 +121,11 @@ def test_a_card_is_closed_once(card):
 
 
 def test_control_with_its_lock_the_slow_closing_stays_right(card):
-    with variant("ledger_take_off", lock=True, rest_after=READ):
+    with variant("ledger_take_off", lock=True, after=READ):
         assert is_closed_or_spent_never_both(card, close_among_payments(card))
 
 
 def test_control_without_the_lock_a_card_is_closed_twice(card):
-    with variant("ledger_take_off", lock=False, rest_after=READ):
+    with variant("ledger_take_off", lock=False, after=READ):
         answers = together([lambda: close(card) for _closing in range(6)])
     assert answers.count(1) > 1 or not is_closed_or_spent_never_both(card, answers)

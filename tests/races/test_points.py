@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from time import sleep
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -14,12 +14,11 @@ from points.models import Coupon, CouponProduct, Exchange, ExchangeQuote, Points
 from tests import cards
 from tests import points_world as world
 from tests.cards import NOW
-from tests.races import together
+from tests.races import PATIENCE, together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
 MANY = 50
-REST = 0.3
 
 
 def refusals(answers: list[Any]) -> set[str]:
@@ -60,7 +59,7 @@ def test_of_fifty_redemptions_of_one_coupon_one_wins(coupon: Coupon) -> None:
 
 
 def test_who_looks_first_and_redeems_afterwards_redeems_twice(coupon: Coupon) -> None:
-    assert wins(redeem_many(coupon, redeem_carelessly)) > 1
+    assert wins(redeem_many(coupon, partial(redeem_carelessly, Barrier(MANY)))) > 1
 
 
 def test_fifty_exchanges_on_the_last_stock_get_exactly_what_there_is() -> None:
@@ -75,12 +74,13 @@ def test_fifty_exchanges_on_the_last_stock_get_exactly_what_there_is() -> None:
 
 def test_who_looks_first_and_takes_afterwards_sells_what_is_not_there() -> None:
     tea = world.product(stock=5)
+    all_looked = Barrier(MANY)
 
     def careless() -> None:
         stock = CouponProduct.objects.get(pk=tea.pk).stock or 0
         if stock < 1:
             raise exchange.OutOfStock()
-        sleep(REST)
+        all_looked.wait(PATIENCE)
         CouponProduct.objects.filter(pk=tea.pk).update(stock=stock - 1)
 
     assert wins(together([careless] * MANY)) > 5
@@ -99,11 +99,12 @@ def test_who_looks_whether_the_quote_was_used_and_reserves_afterwards_reserves_t
     tea = world.product(stock=1_000)
     world.ratio(tea)
     asked = world.quote(tea, 3)
+    all_looked = Barrier(MANY)
 
     def careless() -> None:
         if Exchange.objects.filter(quote=asked).exists():
             raise exchange.QuoteUsed()
-        sleep(REST)
+        all_looked.wait(PATIENCE)
         CouponProduct.objects.filter(pk=tea.pk).update(stock=F("stock") - asked.count)
         world.submitted(asked)
 
@@ -124,11 +125,12 @@ def test_who_counts_an_accounts_exchanges_and_submits_afterwards_exceeds_the_lim
     tea = world.product()
     world.ratio(tea)
     quotes = [world.quote(tea, 1) for _turn in range(MANY)]
+    all_looked = Barrier(MANY)
 
     def careless(asked: ExchangeQuote) -> Exchange:
         if Exchange.objects.filter(account=asked.account, product=tea).count() >= 3:
             raise exchange.TooManyPerAccount(most=3, left=0)
-        sleep(REST)
+        all_looked.wait(PATIENCE)
         return world.submitted(asked)
 
     assert wins(together([partial(careless, asked) for asked in quotes])) > 3
@@ -146,11 +148,11 @@ def test_one_coupon_returned_many_times_goes_back_once(coupon: Coupon) -> None:
     assert sum(one.points for one in answers if not isinstance(one, Exception)) == row.points
 
 
-def return_carelessly(row: Coupon) -> PointsReturn:
-    """Look whether it is active, and hold it afterwards."""
+def return_carelessly(row: Coupon, all_looked: Barrier) -> PointsReturn:
+    """Look whether it is active, and hold it when all have looked."""
     if Coupon.objects.get(pk=row.pk).state != Coupon.State.ACTIVE:
         raise coupons.CouponsNotReturnable()
-    sleep(REST)
+    all_looked.wait(PATIENCE)
     made = PointsReturn.objects.create(
         exchange=row.exchange, merchant=row.merchant, count=1, points=row.exchange.points, by="buyer", recorded_at=NOW
     )
@@ -160,17 +162,17 @@ def return_carelessly(row: Coupon) -> PointsReturn:
     return made
 
 
-def redeem_carelessly(*, merchant: Any, code: str, reference: str, now: Any) -> Coupon:
+def redeem_carelessly(all_looked: Barrier, *, merchant: Any, code: str, reference: str, now: Any) -> Coupon:
     found = Coupon.objects.get(code_hash=codes.VAULT.hash(code))
     if found.state != Coupon.State.ACTIVE:
         raise coupons.CouponNotRedeemable()
-    sleep(REST)
+    all_looked.wait(PATIENCE)
     Coupon.objects.filter(pk=found.pk).update(state="REDEEMED", redeemed_at=now, redeemed_reference=reference)
     return found
 
 
 def test_who_looks_first_and_returns_afterwards_gives_the_points_twice(coupon: Coupon) -> None:
-    answers = together([partial(return_carelessly, coupon)] * MANY)
+    answers = together([partial(return_carelessly, coupon, Barrier(MANY))] * MANY)
     assert sum(one.points for one in answers if not isinstance(one, Exception)) > coupon.exchange.points
 
 
@@ -197,6 +199,7 @@ def test_redeemed_or_returned_but_never_both(coupon: Coupon) -> None:
 
 def test_who_looks_first_redeems_what_somebody_else_returns(coupon: Coupon) -> None:
     code = codes.VAULT.unseal(coupon.code_sealed)
-    redeem = partial(redeem_carelessly, merchant=coupon.merchant, code=code, now=NOW)
-    answers = together([partial(redeem, reference="TILL-1"), partial(return_carelessly, coupon)])
+    both_looked = Barrier(2)
+    redeem = partial(redeem_carelessly, both_looked, merchant=coupon.merchant, code=code, now=NOW)
+    answers = together([partial(redeem, reference="TILL-1"), partial(return_carelessly, coupon, both_looked)])
     assert wins(answers) == 2
