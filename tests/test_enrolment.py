@@ -293,11 +293,11 @@ def test_a_slow_answer_within_the_deadline_is_an_answer(program, partner):
 @pytest.mark.parametrize("kind", ["SLOW", "DRIPPING", "SILENT_AFTER"])
 def test_nobody_waits_longer_than_the_deadline(program, partner, monkeypatch, kind):
     monkeypatch.setattr(insurer, "DEADLINE_SECONDS", 0.5)
-    partner.behaves(kind, remaining=1, seconds="3")
+    partner.behaves(kind, remaining=1, seconds="8")
     [policy] = owed(program)
     started = time.monotonic()
     assert sweep() == 0
-    assert time.monotonic() - started < 2.5
+    assert time.monotonic() - started < 7
     policy.refresh_from_db()
     assert (policy.state, policy.problem) == (Policy.State.UNKNOWN, "TIMED_OUT")
     monkeypatch.undo()
@@ -574,7 +574,7 @@ def at_once(count: int, work: Any) -> list[Any]:
     start = threading.Barrier(count)
 
     def worker() -> None:
-        start.wait(10)
+        start.wait(60)
         try:
             results.append(work())
         finally:
@@ -609,7 +609,7 @@ def test_control_without_the_lease_two_workers_send_everything_twice(program, pa
 
     def no_lease(rows: Any, *, limit: int, **_: Any) -> Any:
         keys = list(rows.filter(due_at__isnull=False).values_list("pk", flat=True)[:limit])
-        both_have_read.wait(10)
+        both_have_read.wait(60)
         return keys
 
     owed(program, 40)

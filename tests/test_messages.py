@@ -304,7 +304,8 @@ def say_nothing(wire: socket.socket, told: dict[str, Any]) -> None:
 def test_the_deadline_is_one_for_everything(partner, talk):
     started = time.monotonic()
     assert why_unknown(partner(talk), deadline=0.5) == "TIMED_OUT"
-    assert 0.4 < time.monotonic() - started < 1.5
+    # To the end it would take half a minute, or for ever.
+    assert 0.4 < time.monotonic() - started < 10
 
 
 def test_a_partner_that_never_accepts_is_not_waited_for():
@@ -322,7 +323,7 @@ def test_a_partner_that_never_accepts_is_not_waited_for():
         url = f"http://127.0.0.1:{deaf.getsockname()[1]}/"
         reply = messages.send(url=url, question=a_question(), deadline=0.5)
         assert reply.failure == "TIMED_OUT"
-        assert time.monotonic() - started < 1.5
+        assert time.monotonic() - started < 10
         for waiting in queue:
             waiting.close()
 

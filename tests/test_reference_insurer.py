@@ -457,7 +457,7 @@ def test_a_late_answer_comes_by_callback(insurer):
         request_no = messages.new_request_no()
         answer = insurer.ask("ENROLMENT", {"items": [item]}, request_no=request_no)
         assert (answer.result, answer.code, answer.body) == ("IN_PROGRESS", "9998", {})
-        assert arrived.wait(10)
+        assert arrived.wait(60)
         server.shutdown()
     raw, headers = told[0]
     late = messages.receive(raw=raw, headers=headers, keys=insurer.keys)

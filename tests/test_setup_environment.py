@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -176,7 +177,11 @@ def test_ctrl_c_while_it_installs_ends_quietly(project):
     (project / "var").mkdir()
     with (project / "var" / "environment.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        waiting = subprocess.Popen(command(project), env=surroundings(), stderr=subprocess.PIPE, text=True)
+        # Whatever runs in the background of a shell is started deaf to Ctrl-C, and hands that on.
+        waiting = subprocess.Popen(
+            command(project), env=surroundings(), stderr=subprocess.PIPE, text=True,
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         waits_for(waiting, "flock")
         waiting.send_signal(signal.SIGINT)
         _nothing, said = waiting.communicate(timeout=PATIENCE)

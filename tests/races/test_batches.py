@@ -13,7 +13,7 @@ from issuing.models import Batch, BatchRow, Kind
 from prepaid import processing
 from prepaid.models import Card, Load
 from tests import cards, invariants
-from tests.races import together
+from tests.races import PATIENCE, together
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -76,7 +76,7 @@ def test_control_with_a_look_before_the_write_two_approve(batch):
     def approve(by: User) -> int:
         looked_at = Batch.objects.get(pk=batch.pk)
         gate_passed = looked_at.state == Batch.State.STAGED and by.pk != looked_at.made_by_id
-        looked.wait(10)
+        looked.wait(PATIENCE)
         return gate_passed and Batch.objects.filter(pk=batch.pk).update(
             state=Batch.State.APPROVED, approved_by=by, approved_at=cards.NOW
         )

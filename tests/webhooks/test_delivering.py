@@ -142,12 +142,12 @@ def test_nobody_there_is_a_failure_like_another(merchant, receiver: Receiver):
 @pytest.mark.parametrize("kind", ["slow", "drip"])
 def test_a_slow_or_dripping_answer_is_cut_off_at_the_deadline(merchant, receiver: Receiver, monkeypatch, kind):
     monkeypatch.setattr(delivering, "DEADLINE_SECONDS", 0.5)
-    receiver.behaves("hook", kind, seconds=5)
+    receiver.behaves("hook", kind, seconds=20)
     added(merchant, receiver.url())
     happened(merchant)
     began = time.monotonic()
     delivering.sweep(now=NOW)
-    assert 0.4 < time.monotonic() - began < 3
+    assert 0.4 < time.monotonic() - began < 15
     assert (delivery().state, delivery().problem) == ("PENDING", "TIMED_OUT")
 
 
