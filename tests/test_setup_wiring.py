@@ -7,7 +7,7 @@ import pytest
 from django.db import connection, connections
 from django.db.utils import ProgrammingError
 
-from config import embedded, translations
+from config import embedded, prepared, translations
 from config.celery import TIMETABLE, app
 
 PIN = re.compile(r"(?P<name>[A-Za-z0-9_.-]+)(\[[a-z]+\])?==(?P<version>[^\s]+)")
@@ -62,3 +62,23 @@ def test_the_program_goes_through_a_door_that_cannot_make_tables():
     with connections["owner"].cursor() as cursor:
         cursor.execute("SELECT current_user <> 'prepaid_app'")
         assert cursor.fetchone() == (True,)
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "owner"])
+def test_a_connection_that_the_server_ended_while_it_lay_idle_is_made_anew():
+    """Found out without asking: a request does not pay a round trip for it."""
+    assert prepared.row("SELECT 1", []) == (1,)
+    idle = connection.connection
+    with connections["owner"].cursor() as owner:
+        owner.execute("SELECT pg_terminate_backend(%s, 60000)", [idle.info.backend_pid])
+    connection.close_if_unusable_or_obsolete()  # as each request begins
+    assert prepared.row("SELECT 1", []) == (1,)
+    assert connection.connection is not idle
+
+
+@pytest.mark.django_db(transaction=True, databases=["default", "owner"])
+def test_a_connection_that_is_still_there_is_not_asked_whether_it_is(monkeypatch):
+    assert prepared.row("SELECT 1", []) == (1,)
+    monkeypatch.setattr(type(connections["default"]), "is_usable", lambda self: pytest.fail("it was asked"))
+    connection.close_if_unusable_or_obsolete()
+    assert prepared.row("SELECT 1", []) == (1,)
