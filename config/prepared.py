@@ -29,7 +29,7 @@ def row(statement: str, arguments: Sequence[Any]) -> Any:
     does not see it. A plan kept for good suits the look-up of one row and not a set of ten thousand, so this is asked
     for and never the rule.
     """
-    database = connections[DEFAULT_DB_ALIAS]
+    database: Any = connections[DEFAULT_DB_ALIAS]
     if not database.health_check_done and _lies_quiet(database.connection):
         database.health_check_done = True
     database.close_if_health_check_failed()

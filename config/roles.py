@@ -21,7 +21,7 @@ SEES: Mapping[str, str] = {
     ),
     "prepaid": (
         "networkaccount card retirednumber cardmove load subcard transaction entry refusedpayment run partnerfile "
-        "break hold"
+        "break breakstep hold"
     ),
     "insurance": "insurer product policy endorsement notice insurermessage",
     "claims": "interestrate insuredevent claim recovery receipt",
@@ -47,7 +47,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
     },
     "approver": {
         "issuing.batch": "approve reject download",
-        "prepaid.break": "resolve reverse resubmit unfreeze",
+        "prepaid.break": "view_workbench match resolve reverse resubmit unfreeze",
         "prepaid.hold": "release",
         "points.exchangeratio": "approve reject",
         "points.exchange": "settle",
@@ -70,10 +70,13 @@ ROLES: Mapping[str, Mapping[str, str]] = {
         "points.repair": "ask_again",
         "prepaid.run": "run_day run_bordereau run_statement compare_kept",
         "prepaid.partnerfile": "download",
-        "prepaid.break": "take resolve reopen ask_again reverse resubmit freeze unfreeze",
+        "prepaid.break": (
+            "view_workbench take match carry_over resolve reopen ask_again reverse resubmit freeze unfreeze"
+        ),
         "prepaid.hold": "hold",
     },
     "auditor": {
+        "prepaid.break": "view_workbench",
         "insurance.policy": "view_exposure",
         "auth.user": "view",
         "auth.group": "view",

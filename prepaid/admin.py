@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import date, datetime, time, timedelta
 from fractions import Fraction
 from typing import Any
 from uuid import UUID
@@ -15,7 +15,9 @@ from django.db.models.expressions import RawSQL
 from django.http import HttpRequest, StreamingHttpResponse
 from django.urls import reverse
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
@@ -28,6 +30,7 @@ from config.admin import (
     House,
     Panel,
     Reason,
+    Sheet,
     Verb,
     Yuan,
     address,
@@ -60,6 +63,7 @@ from points.reconciliation import statement_again, statement_day
 from prepaid import consumption, files, holds, ledger, processing, reconciliation
 from prepaid.models import (
     Break,
+    BreakStep,
     Card,
     CardMove,
     Entry,
@@ -951,8 +955,12 @@ def _open_break(prefix: str = "") -> Q:
 
 
 def _take(request: HttpRequest, found: Break, data: dict[str, Any]) -> object:
-    reconciliation.take(found=found, owner=request.user)  # type: ignore[arg-type]
+    reconciliation.take(found=found, owner=_person(request), now=timezone.now())
     return _("It is yours now.")
+
+
+def _person(request: HttpRequest) -> Any:
+    return request.user
 
 
 class Resolution(forms.Form):
@@ -963,7 +971,7 @@ class Resolution(forms.Form):
 
 
 def _resolve(request: HttpRequest, found: Break, data: dict[str, Any]) -> object:
-    reconciliation.resolve(found=found, resolution=data["resolution"], by=request.user, now=timezone.now())  # type: ignore[arg-type]
+    reconciliation.resolve(found=found, resolution=data["resolution"], by=_person(request), now=timezone.now())
     return _("Resolved.")
 
 
@@ -1005,32 +1013,190 @@ def _repair(what: Repair.What, words: object, *, tone: str = "") -> Verb:
     )  # fmt: skip
 
 
+class Match(Reason):
+    takes_row = True
+    other = forms.TypedChoiceField(label=_("other side"), coerce=int)
+    field_order = ("other", "reason")
+
+    def __init__(self, *given: Any, row: Break, **named: Any) -> None:
+        super().__init__(*given, **named)
+        choice: Any = self.fields["other"]
+        choice.choices = [(one.pk, f"{one.run}  {one.subject}") for one in _fitting(row)]
+
+
+def _fitting(found: Break) -> list[Break]:
+    # The button, the panel and the form ask, of one record on one page.
+    if not hasattr(found, "fitting"):
+        found.fitting = reconciliation.counterparts(found)  # type: ignore[attr-defined]
+    return found.fitting  # type: ignore[attr-defined]
+
+
+def _match(request: HttpRequest, found: Break, data: dict[str, Any]) -> object:
+    [other] = [one for one in _fitting(found) if one.pk == data["other"]]
+    reconciliation.match(found=found, other=other, reason=data["reason"], by=_person(request), now=timezone.now())
+    return _("Both are resolved.")
+
+
+class CarryOver(Reason):
+    until = forms.DateField(label=_("until"), widget=forms.DateInput(attrs={"type": "date"}))
+    field_order = ("until", "reason")
+
+
+def _carry_over(request: HttpRequest, found: Break, data: dict[str, Any]) -> object:
+    reconciliation.carry_over(
+        found=found, until=data["until"], reason=data["reason"], by=_person(request), now=timezone.now()
+    )
+    return _("It waits until %(date)s.") % {"date": date_format(data["until"])}
+
+
 def _reopen(request: HttpRequest, found: Break, data: dict[str, Any]) -> object:
-    reconciliation.reopen(found=found)
+    reconciliation.reopen(found=found, reason=data["reason"], by=_person(request), now=timezone.now())
     return _("Open again.")
+
+
+def _side_by_side(found: Break) -> Panel:
+    """Member by member what each side says, those first that do not agree."""
+    ours, theirs = found.ours or {}, found.theirs or {}
+    names = sorted(ours | theirs, key=lambda name: (ours.get(name) == theirs.get(name), name))
+    return Panel(
+        _("side by side"),
+        (_("what"), _("ours"), _("theirs"), ""),
+        [
+            (name, _told(ours, name), _told(theirs, name),
+             "" if ours.get(name) == theirs.get(name) else badge("FAILED", _("differs")))
+            for name in names
+        ],
+    )  # fmt: skip
+
+
+def _told(side: dict[str, Any], name: str) -> object:
+    if name not in side:
+        return NOTHING
+    value = side[name]
+    if name == "amount" and isinstance(value, int):
+        return yuan(value)
+    return plain_data(value) if isinstance(value, dict | list) else str(value)
+
+
+# The workbench ---------------------------------------------------------------------------------------------------
+
+AGES = ((0, 1), (2, 3), (4, 7), (8, 30), (31, None))
+"""In whole days, as breaks grow old: today's, over a weekend, a week, a month, older."""
+
+
+def _workbench(request: HttpRequest) -> Iterable[Panel]:
+    """Where reconciliation stands: the days, what is open by type and age, and the oldest of it. Three queries."""
+    first = timezone.localdate() - timedelta(days=13)
+    runs = Run.objects.filter(business_date__gte=first).annotate(open=Count("breaks", filter=_open_break("breaks__")))
+    by_day: dict[date, dict[str, Any]] = {}
+    for run in runs:
+        by_day.setdefault(run.business_date, {})[run.partner] = run
+    yield Panel(
+        _("the last fourteen days"),
+        (_("business date"), *Run.Partner.labels),
+        [
+            (date_format(day), *(_day_with(found[one]) if one in found else NOTHING for one in Run.Partner.values))
+            for day, found in sorted(by_day.items(), reverse=True)
+        ],
+        _("No day is reconciled yet: the clock begins after midnight, and a day can be run by hand."),
+    )
+    counted: Any = (
+        Break.objects.filter(_open_break())
+        .values("type")
+        .order_by("type")
+        .annotate(**{f"age_{n}": Count("pk", filter=_of_age(*age)) for n, age in enumerate(AGES)})
+    )
+    yield Panel(
+        _("open breaks by type and age"),
+        (_("type"), *(figure(_age_label(*age)) for age in AGES)),
+        [
+            (
+                _to(listing(Break, state="OPEN", type=row["type"]), Break.Type(row["type"]).label),
+                *(
+                    _to(listing(Break, state="OPEN", type=row["type"], **_days(*age)), number(many))
+                    if (many := row[f"age_{n}"])
+                    else number(0)
+                    for n, age in enumerate(AGES)
+                ),
+            )
+            for row in counted
+        ],
+        _("Nothing is open."),
+    )
+    oldest = Break.objects.filter(_open_break()).select_related("run", "owner").order_by("pk")[:20]
+    yield Panel(
+        _("the oldest"),
+        (_("subject"), _("type"), _("reconciliation"), figure(_("difference")), _("owner"), _("carried over until")),
+        [
+            (link(one, one.subject), one.get_type_display(), link(one.run), _by_how_much(one), one.owner or NOTHING,
+             date_format(one.waits_until_date) if one.waits_until_date else NOTHING)
+            for one in oldest
+        ],
+        _("Nothing is open."),
+        more=(_("all open breaks"), listing(Break, state="OPEN")),
+    )  # fmt: skip
+
+
+def _to(where: str, text: object) -> SafeString:
+    return format_html('<a class="to" href="{}">{}</a>', where, text)
+
+
+def _day_with(run: Any) -> SafeString:
+    if run.open:
+        return format_html("{} {}", state_of(run), _to(listing(Break, run=run.pk, state="OPEN"), number(run.open)))
+    return link(run, state_of(run))
+
+
+def _days(least: int, most: int | None) -> dict[str, date]:
+    """What is between so many days old, as the list filters it."""
+    today = timezone.localdate()
+    days = {"recorded_at__lt": today - timedelta(days=least - 1)}
+    return days if most is None else {**days, "recorded_at__gte": today - timedelta(days=most)}
+
+
+def _of_age(least: int, most: int | None) -> Q:
+    midnights = {name: datetime.combine(day, time.min) for name, day in _days(least, most).items()}
+    return Q(**{name: timezone.make_aware(midnight) for name, midnight in midnights.items()})
+
+
+def _age_label(least: int, most: int | None) -> object:
+    if most is None:
+        return _("%(n)s days and more") % {"n": least}
+    return _("%(least)s to %(most)s days") % {"least": least, "most": most}
 
 
 @admin.register(Break)
 class BreakAdmin(House):
-    list_display = ("subject", "type", "run", "state", "merchant", "by_how_much", "owner", "age", "recorded_at")
-    list_filter = ("state", "type")
+    list_display = (
+        "subject", "type", "run", "state", "merchant", "by_how_much", "owner", "waits_until_date", "age", "recorded_at",
+    )  # fmt: skip
+    list_filter = ("state", "type", "recorded_at")
     links = ("run", "card")
     search_help_text = _("request no.")
     facts = (
-        "type", "subject", "run", "state", "by_how_much", "merchant", "card", "owner", "age", "recorded_at",
-        "resolution", "resolved_by", "resolved_at",
+        "type", "subject", "run", "state", "by_how_much", "merchant", "card", "owner", "waits_until_date", "age",
+        "recorded_at", "resolution", "resolved_by", "resolved_at",
     )  # fmt: skip
     empty = _("No break: whatever was reconciled agreed.")
     verbs = (
         Verb("take", _("take"), _take, states=("OPEN",), words=_("You will see to it. It can be handed on.")),
         Verb("resolve", _("resolve"), _resolve, form=Resolution, states=("OPEN",), barred=_needs_second_person),
-        Verb("reopen", _("open again"), _reopen, states=("RESOLVED",)),
+        Verb("match", _("match"), _match, form=Match, states=("OPEN",), shown=lambda found: bool(_fitting(found)),
+             barred=_needs_second_person, words=_("This and the other side are one thing: both are resolved.")),
+        Verb("carry_over", _("carry over"), _carry_over, form=CarryOver, states=("OPEN",),
+             words=_("It waits for a later day's file. It stays open, and its age goes on.")),
+        Verb("reopen", _("open again"), _reopen, form=Reason, states=("RESOLVED",)),
         _repair(Repair.What.ASK_AGAIN, _("What is open with us is asked about, or sent again, at once."), tone="main"),
         _repair(Repair.What.REVERSE, _("The points went for no coupons of ours: the points system gives them back.")),
         _repair(Repair.What.RESUBMIT, _("The very same message is sent again under its number. If it was lost, the "
                                         "points system books it now; if it was not, nothing happens twice.")),
         _repair(Repair.What.FREEZE, _("No coupon of the exchange is redeemed until this is understood.")),
         _repair(Repair.What.UNFREEZE, _("The coupons that were frozen here are good again.")),
+    )  # fmt: skip
+
+    sheets = (
+        Sheet("workbench", _("reconciliation workbench"), "rule", _workbench,
+              words=_("Every day with every partner, what does not agree, and what has waited longest.")),
     )  # fmt: skip
 
     @column(_("difference"), figures=True)
@@ -1048,7 +1214,29 @@ class BreakAdmin(House):
         return list(Break.objects.filter(subject=text).values_list("pk", flat=True))
 
     def panels(self, request: HttpRequest, row: Break) -> Iterable[Panel]:
-        yield Panel(_("side by side"), (_("ours"), _("theirs")), [(plain_data(row.ours), plain_data(row.theirs))])
+        yield _side_by_side(row)
+        if _fitting(row):
+            yield Panel(
+                _("could be the same thing"),
+                (_("subject"), _("type"), _("reconciliation"), figure(_("difference")), _("owner")),
+                [
+                    (link(one, one.subject), one.get_type_display(), link(one.run), _by_how_much(one),
+                     one.owner or NOTHING)
+                    for one in _fitting(row)
+                ],
+                note=_("Open breaks of the other side with equal figures within a week, the nearest day first."),
+            )  # fmt: skip
+        steps = row.steps.select_related("by", "counterpart").order_by("-pk")[:50]
+        yield Panel(
+            _("what was done"),
+            (_("when"), _("what"), _("by"), _("reason"), _("other side")),
+            [
+                (moment(one.recorded_at), one.get_what_display(), one.by, one.reason or NOTHING,
+                 link(one.counterpart) if one.counterpart else NOTHING)
+                for one in steps
+            ],
+            _("Nobody has done anything about it yet."),
+        )  # fmt: skip
         if row.run.partner != Run.Partner.POINTS:
             return
         about = repairs.subject_of(row)
@@ -1069,6 +1257,15 @@ class BreakAdmin(House):
                 [(link(back, moment(back.recorded_at)), number(back.count), number(back.points), state_of(back))],
             )
         yield panel_of_repairs(row.repairs.all())
+
+
+@admin.register(BreakStep)
+class BreakStepAdmin(House):
+    list_display = ("recorded_at", "found", "what", "by", "reason", "counterpart", "until_date")
+    list_filter = ("what", "recorded_at")
+    links = ("found", "counterpart")
+    facts = ("recorded_at", "found", "what", "by", "reason", "counterpart", "until_date")
+    empty = _("What is done about breaks is written down here, and never changed.")
 
 
 # Holds -----------------------------------------------------------------------------------------------------------

@@ -504,6 +504,7 @@ class Break(Moving):
         related_name="+",
         verbose_name=_("owner"),
     )
+    waits_until_date = models.DateField(_("carried over until"), null=True, blank=True)
     resolution = models.CharField(_("resolution"), max_length=300, blank=True)
     resolved_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, null=True, related_name="+", verbose_name=_("resolved by")
@@ -530,6 +531,44 @@ class Break(Moving):
 
     def __str__(self) -> str:
         return f"{self.type} {self.subject}"
+
+
+class BreakStep(models.Model):
+    """What was done to a break. Never changed: what was wrong is put right by the next step."""
+
+    class What(models.TextChoices):
+        TAKEN = "TAKEN", _("taken")
+        CARRIED = "CARRIED", _("carried over")
+        RESOLVED = "RESOLVED", _("resolved")
+        MATCHED = "MATCHED", _("matched with the other side")
+        REOPENED = "REOPENED", _("opened again")
+
+    found = models.ForeignKey(Break, models.PROTECT, related_name="steps", verbose_name=_("break"))
+    what = models.CharField(_("what"), max_length=8, choices=What)
+    reason = models.CharField(_("reason"), max_length=300, blank=True)
+    counterpart = models.ForeignKey(Break, models.PROTECT, null=True, related_name="+", verbose_name=_("other side"))
+    until_date = models.DateField(_("carried over until"), null=True)
+    by = models.ForeignKey(settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", verbose_name=_("by"))
+    recorded_at = models.DateTimeField(_("recorded at"))
+
+    class Meta:
+        verbose_name = _("step with a break")
+        verbose_name_plural = _("steps with breaks")
+        constraints = [
+            # Who only looks into a break need not say why; who changes what becomes of it must.
+            models.CheckConstraint(name="a_step_with_a_break_says_why", condition=Q(what="TAKEN") | ~Q(reason="")),
+            models.CheckConstraint(
+                name="a_match_names_the_other_side_and_a_carry_over_its_day",
+                condition=(
+                    Q(what="MATCHED", counterpart__isnull=False, until_date__isnull=True)
+                    | Q(what="CARRIED", counterpart__isnull=True, until_date__isnull=False)
+                    | ~Q(what__in=["MATCHED", "CARRIED"]) & Q(counterpart__isnull=True, until_date__isnull=True)
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.what} {self.found_id}"
 
 
 class Hold(models.Model):

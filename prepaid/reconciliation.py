@@ -18,14 +18,14 @@ from zoneinfo import ZoneInfo
 import structlog
 from django.conf import settings
 from django.contrib.auth.models import User
-from django.db import connection
+from django.db import connection, transaction
 from django.db.models import Min
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
 from config.errors import Refused, SamePerson
 from config.states import IllegalMove
-from prepaid.models import Break, Run, Transaction
+from prepaid.models import Break, BreakStep, Run, Transaction
 
 log = structlog.get_logger(__name__)
 
@@ -44,6 +44,12 @@ FOUR_EYES_FROM = 100_000
 FOUR_EYES_FROM_POINTS = 10_000
 """The same in credit-card points."""
 
+NEAR = timedelta(days=7)
+"""How far apart two days may be whose breaks are suggested as the same thing."""
+
+LONGEST_WAIT = timedelta(days=31)
+"""How long a break may be carried over at a time."""
+
 
 class DayNotOver(Refused):
     text = _("The business date %(date)s is not over yet: it can be reconciled after midnight.")
@@ -51,6 +57,15 @@ class DayNotOver(Refused):
 
 class RunInProgress(Refused):
     text = _("The business date %(date)s is being reconciled at this moment.")
+
+
+class NotAMatch(Refused):
+    text = _("Only a break of ours and one of the partner's with equal figures can be the same thing.")
+
+
+class NotALaterDay(Refused):
+    status = 422
+    text = _("A break waits for a day ahead, at most %(days)s days from today.")
 
 
 class ResolutionNeeded(Refused):
@@ -240,13 +255,15 @@ def _json(facts: dict[str, Any] | None) -> str | None:
     return None if facts is None else json.dumps(facts)
 
 
-def take(*, found: Break, owner: User) -> None:
+def take(*, found: Break, owner: User, now: datetime) -> None:
     """Make an open break somebody's; it may be handed on while it is open.
 
     :raises IllegalMove: it is resolved.
     """
-    if not Break.objects.filter(pk=found.pk, state=Break.State.OPEN).update(owner=owner):
-        raise IllegalMove(state=found.state)
+    with transaction.atomic():
+        if not Break.objects.filter(pk=found.pk, state=Break.State.OPEN).update(owner=owner):
+            raise IllegalMove(state=found.state)
+        _step(found, BreakStep.What.TAKEN, "", owner, now)
     found.owner = owner
 
 
@@ -255,19 +272,103 @@ def resolve(*, found: Break, resolution: str, by: User, now: datetime) -> None:
 
     :raises ResolutionNeeded, SamePerson, OwnerNeeded, IllegalMove:
     """
-    if not resolution.strip():
-        raise ResolutionNeeded(pointer="/resolution")
-    if is_large(found):
-        check_two_people(found=found, by=by)
-    found.move(Break.State.RESOLVED, resolution=resolution.strip()[:300], resolved_by=by, resolved_at=now)
+    words = _said(resolution, "/resolution")
+    _check_large(found, by)
+    with transaction.atomic():
+        found.move(Break.State.RESOLVED, resolution=words, resolved_by=by, resolved_at=now)
+        _step(found, BreakStep.What.RESOLVED, words, by, now)
 
 
-def reopen(*, found: Break) -> None:
+def match(*, found: Break, other: Break, reason: str, by: User, now: datetime) -> None:
+    """Resolve two breaks as one thing that the two sides hold under different numbers or days.
+
+    :raises NotAMatch: they are not one of each side of the same partner, or their figures differ.
+    :raises ResolutionNeeded, SamePerson, OwnerNeeded, IllegalMove:
+    """
+    words = _said(reason, "/reason")
+    if (
+        {found.type, other.type} != {Break.Type.LOCAL_ONLY, Break.Type.PARTNER_ONLY}
+        or found.run.partner != other.run.partner
+        or is_in_points(found) != is_in_points(other)
+        or difference(found) != difference(other)
+    ):
+        raise NotAMatch()
+    # In one order for everybody: two people who match the same pair would otherwise wait for each other.
+    for one in sorted((found, other), key=lambda one: one.pk):
+        _check_large(one, by)
+    with transaction.atomic():
+        for one, its in sorted(((found, other), (other, found)), key=lambda pair: pair[0].pk):
+            one.move(Break.State.RESOLVED, resolution=words, resolved_by=by, resolved_at=now)
+            _step(one, BreakStep.What.MATCHED, words, by, now, counterpart=its)
+
+
+def counterparts(found: Break, *, most: int = 5) -> list[Break]:
+    """Open breaks of the other side that could be the same thing: of equal figures, the nearest day first."""
+    if found.type not in _OTHER_SIDE or found.state != Break.State.OPEN:
+        return []
+    name = "points" if is_in_points(found) else "amount"
+    side = "theirs" if found.type == Break.Type.LOCAL_ONLY else "ours"
+    day = found.run.business_date
+    fitting = Break.objects.filter(
+        state=Break.State.OPEN,
+        type=_OTHER_SIDE[Break.Type(found.type)],
+        run__partner=found.run.partner,
+        run__business_date__range=(day - NEAR, day + NEAR),
+        **{f"{side}__{name}": difference(found)},
+    ).select_related("run", "owner")
+    # On a day on which a hundred of one amount are open, the nearest of the first hundred help as well.
+    return sorted(fitting[:100], key=lambda one: (abs(one.run.business_date - day), one.pk))[:most]
+
+
+def carry_over(*, found: Break, until: date, reason: str, by: User, now: datetime) -> None:
+    """Let an open break wait for a later day's file. It stays open, and its age goes on.
+
+    :raises NotALaterDay: the day is not ahead, or further than ``LONGEST_WAIT``.
+    :raises ResolutionNeeded: no reason is given. :raises IllegalMove: it is resolved.
+    """
+    words = _said(reason, "/reason")
+    today = business_date(now)
+    if not today < until <= today + LONGEST_WAIT:
+        raise NotALaterDay(days=LONGEST_WAIT.days)
+    with transaction.atomic():
+        if not Break.objects.filter(pk=found.pk, state=Break.State.OPEN).update(waits_until_date=until):
+            raise IllegalMove(state=found.state)
+        _step(found, BreakStep.What.CARRIED, words, by, now, until_date=until)
+    found.waits_until_date = until
+
+
+def reopen(*, found: Break, reason: str, by: User, now: datetime) -> None:
     """Open a resolved break again. What was written as its resolution stays to be read until the next one.
 
-    :raises IllegalMove: it is open.
+    Of two that were matched only this one is opened: the other side has to be looked at by itself.
+
+    :raises ResolutionNeeded: no reason is given. :raises IllegalMove: it is open.
     """
-    found.move(Break.State.OPEN, resolved_by=None, resolved_at=None)
+    words = _said(reason, "/reason")
+    with transaction.atomic():
+        found.move(Break.State.OPEN, resolved_by=None, resolved_at=None, waits_until_date=None)
+        _step(found, BreakStep.What.REOPENED, words, by, now)
+
+
+def _step(found: Break, what: BreakStep.What, reason: str, by: User, now: datetime, **more: Any) -> None:
+    BreakStep.objects.create(found=found, what=what, reason=reason, by=by, recorded_at=now, **more)
+
+
+def _said(words: str, pointer: str) -> str:
+    if not words.strip():
+        raise ResolutionNeeded(pointer=pointer)
+    return words.strip()[:300]
+
+
+def _check_large(found: Break, by: User) -> None:
+    if is_large(found):
+        check_two_people(found=found, by=by)
+
+
+_OTHER_SIDE = {
+    Break.Type.LOCAL_ONLY: Break.Type.PARTNER_ONLY,
+    Break.Type.PARTNER_ONLY: Break.Type.LOCAL_ONLY,
+}
 
 
 def check_two_people(*, found: Break, by: User) -> None:

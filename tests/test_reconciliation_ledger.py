@@ -5,14 +5,14 @@ from datetime import date, datetime, timedelta
 
 import pytest
 from django.contrib.auth.models import User
-from django.db import connection, connections
-from django.db.utils import IntegrityError
+from django.db import connection, connections, transaction
+from django.db.utils import IntegrityError, ProgrammingError
 
 from config.errors import SamePerson
 from config.states import IllegalMove
 from issuing.models import Kind
 from prepaid import reconciliation
-from prepaid.models import Break, Card, CardMove, Run
+from prepaid.models import Break, BreakStep, Card, CardMove, Run
 from prepaid.reconciliation import Comparison, Finding
 from tests import cards
 from tests.cards import SHANGHAI
@@ -216,22 +216,100 @@ def one_break(amount: int = 500) -> Break:
 
 def test_a_break_is_taken_resolved_and_opened_again(clerk):
     found = one_break()
-    reconciliation.take(found=found, owner=clerk)
+    reconciliation.take(found=found, owner=clerk, now=MORNING)
     with pytest.raises(reconciliation.ResolutionNeeded):
         reconciliation.resolve(found=found, resolution="  ", by=clerk, now=MORNING)
     reconciliation.resolve(found=found, resolution="sent again", by=clerk, now=MORNING)
     with pytest.raises(IllegalMove):
-        reconciliation.take(found=found, owner=clerk)
-    reconciliation.reopen(found=found)
+        reconciliation.take(found=found, owner=clerk, now=MORNING)
+    with pytest.raises(reconciliation.ResolutionNeeded):
+        reconciliation.reopen(found=found, reason=" ", by=clerk, now=MORNING)
+    reconciliation.reopen(found=found, reason="it was not", by=clerk, now=MORNING)
     found.refresh_from_db()
     assert (found.state, found.owner, found.resolved_by, found.resolution) == (
         Break.State.OPEN, clerk, None, "sent again"
     )  # fmt: skip
+    assert [(step.what, step.reason) for step in found.steps.order_by("pk")] == [
+        ("TAKEN", ""), ("RESOLVED", "sent again"), ("REOPENED", "it was not"),
+    ]  # fmt: skip
+
+
+def the_other_side(found: Break, amount: int = 500, days: int = 1) -> Break:
+    run = Run.objects.create(partner=found.run.partner, business_date=FIRST + timedelta(days=days), started_at=MORNING)
+    finding = Finding(Break.Type.PARTNER_ONLY, f"P{days}", theirs={"amount": amount})
+    reconciliation.record(run=run, findings=[finding], now=MORNING)
+    return Break.objects.get(run=run)
+
+
+def test_two_sides_of_one_thing_are_suggested_to_each_other_and_resolved_together(clerk):
+    found = one_break()
+    far, near = the_other_side(found, days=5), the_other_side(found, days=2)
+    the_other_side(found, amount=501, days=1)
+    the_other_side(found, days=8)
+    assert reconciliation.counterparts(found) == [near, far]
+    assert reconciliation.counterparts(near) == [found]
+    reconciliation.match(found=found, other=near, reason="booked a day late", by=clerk, now=MORNING)
+    for one, its in ((found, near), (near, found)):
+        one.refresh_from_db()
+        assert (one.state, one.resolution) == (Break.State.RESOLVED, "booked a day late")
+        assert one.steps.get().counterpart == its
+    assert reconciliation.counterparts(found) == []
+
+
+def test_what_is_not_the_same_thing_is_not_matched(clerk):
+    found = one_break()
+    other = the_other_side(found, amount=501)
+    for pair in ((found, other), (found, found)):
+        with pytest.raises(reconciliation.NotAMatch):
+            reconciliation.match(found=pair[0], other=pair[1], reason="x", by=clerk, now=MORNING)
+    fits = the_other_side(found, days=2)
+    reconciliation.resolve(found=fits, resolution="by itself", by=clerk, now=MORNING)
+    with pytest.raises(IllegalMove):
+        reconciliation.match(found=found, other=fits, reason="x", by=clerk, now=MORNING)
+    found.refresh_from_db()
+    assert (found.state, found.steps.count()) == (Break.State.OPEN, 0)
+
+
+def test_a_large_match_takes_two_people_on_both_sides(clerk, chief):
+    found = one_break(reconciliation.FOUR_EYES_FROM)
+    other = the_other_side(found, reconciliation.FOUR_EYES_FROM)
+    reconciliation.take(found=found, owner=clerk, now=MORNING)
+    with pytest.raises(reconciliation.OwnerNeeded):
+        reconciliation.match(found=found, other=other, reason="x", by=chief, now=MORNING)
+    reconciliation.take(found=other, owner=chief, now=MORNING)
+    with pytest.raises(SamePerson):
+        reconciliation.match(found=found, other=other, reason="x", by=chief, now=MORNING)
+    reconciliation.take(found=other, owner=clerk, now=MORNING)
+    reconciliation.match(found=found, other=other, reason="x", by=chief, now=MORNING)
+
+
+def test_a_break_is_carried_over_to_a_day_ahead_and_stays_open(clerk):
+    found = one_break()
+    today = reconciliation.business_date(MORNING)
+    for until in (today, today - timedelta(days=1), today + timedelta(days=32)):
+        with pytest.raises(reconciliation.NotALaterDay):
+            reconciliation.carry_over(found=found, until=until, reason="x", by=clerk, now=MORNING)
+    until = today + timedelta(days=3)
+    reconciliation.carry_over(found=found, until=until, reason="comes with Monday's file", by=clerk, now=MORNING)
+    found.refresh_from_db()
+    assert (found.state, found.waits_until_date) == (Break.State.OPEN, until)
+
+
+def test_what_was_done_about_a_break_is_never_changed(clerk):
+    found = one_break()
+    reconciliation.take(found=found, owner=clerk, now=MORNING)
+    for change in ("UPDATE prepaid_breakstep SET by_id = by_id", "DELETE FROM prepaid_breakstep"):
+        with pytest.raises(ProgrammingError), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(change)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        BreakStep.objects.create(found=found, what="RESOLVED", reason="", by=clerk, recorded_at=MORNING)
+    with pytest.raises(IntegrityError), transaction.atomic():
+        BreakStep.objects.create(found=found, what="MATCHED", reason="x", by=clerk, recorded_at=MORNING)
 
 
 def test_a_large_difference_is_resolved_by_a_second_person(clerk, chief):
     found = one_break(reconciliation.FOUR_EYES_FROM)
-    reconciliation.take(found=found, owner=clerk)
+    reconciliation.take(found=found, owner=clerk, now=MORNING)
     with pytest.raises(SamePerson):
         reconciliation.resolve(found=found, resolution="paid", by=clerk, now=MORNING)
     reconciliation.resolve(found=found, resolution="paid", by=chief, now=MORNING)

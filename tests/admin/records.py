@@ -107,14 +107,17 @@ def claim(card: Card, state: Claim.State = Claim.State.FILED) -> Claim:
     return made
 
 
-def found_break(amount: int = 50_000) -> Break:
+def found_break(amount: int = 50_000, by: User | None = None) -> Break:
     run, _made = Run.objects.get_or_create(
         partner=Run.Partner.LEDGER, business_date=date(2026, 1, 1), defaults={"started_at": timezone.now()}
     )
     subject = cards.reference("CARD")
     finding = reconciliation.Finding(Break.Type.AMOUNT_DIFFERS, subject, None, None, {"amount": amount}, {"amount": 0})
     reconciliation.record(run=run, findings=[finding], now=timezone.now())
-    return Break.objects.get(subject=subject)
+    found = Break.objects.select_related("run").get(subject=subject)
+    if by is not None:
+        reconciliation.take(found=found, owner=by, now=timezone.now())
+    return found
 
 
 def refused_payment(card: Card) -> RefusedPayment:

@@ -485,7 +485,7 @@ def test_a_break_is_taken_and_a_large_one_resolved_by_another(at_desk: Any) -> N
     press(approver, large, "resolve", resolution="agreed with the insurer")
     large.refresh_from_db()
     assert large.state == Break.State.RESOLVED
-    press(desk, small, "reopen")
+    press(desk, small, "reopen", reason="posted once, after all")
     small.refresh_from_db()
     assert small.state == Break.State.OPEN
 
