@@ -41,12 +41,14 @@ MESSAGES = 40
 
 @admin.register(Insurer)
 class InsurerAdmin(Terms):
+    merchant = None
     list_display = ("code", "name")
     empty = _("Add the insurer that covers the cards.")
 
 
 @admin.register(Product)
 class ProductAdmin(Terms):
+    merchant = "merchant"
     list_display = (
         "code", "merchant", "insurer", "annual_rate", "basis", "coverage_ratio", "deductible_rate",
         "deductible_amount", "valid_from_date",
@@ -214,6 +216,7 @@ def _exposures(request: HttpRequest) -> Iterable[Panel]:
 
 @admin.register(Policy)
 class PolicyAdmin(HandshakeAdmin):
+    merchant = "merchant"
     list_display = (
         "number", "state", "card", "merchant", "sum_insured", "premium", "cover_from_date", "cover_to_date",
         "accepted_at",
@@ -288,6 +291,7 @@ class PolicyAdmin(HandshakeAdmin):
 
 @admin.register(Endorsement)
 class EndorsementAdmin(HandshakeAdmin):
+    merchant = "policy__merchant"
     list_display = ("number", "kind", "policy", "state", "amount", "premium", "effective_date", "accepted_at")
     list_filter = ("state", "kind")
     money = ("amount", "premium", "balance_days")
@@ -313,6 +317,7 @@ class EndorsementAdmin(HandshakeAdmin):
 
 @admin.register(Notice)
 class NoticeAdmin(HandshakeAdmin):
+    merchant = "policy__merchant"
     list_display = ("recorded_at", "kind", "insurer", "policy", "state", "accepted_at")
     list_filter = ("state", "kind")
     links = ("policy",)
@@ -322,6 +327,7 @@ class NoticeAdmin(HandshakeAdmin):
 
 @admin.register(InsurerMessage)
 class InsurerMessageAdmin(House):
+    merchant = None
     list_display = ("recorded_at", "direction", "type", "status", "problem", "message_id")
     list_filter = ("direction", "type")
     heavy = ("body", "headers", "request_nos")
