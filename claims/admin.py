@@ -632,7 +632,7 @@ def _record(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> object
 
 
 def _propose_write_off(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> object:
-    recovery.propose_write_off(recovery=row, note=data["note"], by=request.user)  # type: ignore[arg-type]
+    recovery.propose_write_off(recovery=row, note=data["note"], by=request.user, now=timezone.now())  # type: ignore[arg-type]
     return _("Proposed. A second person grants it.")
 
 
@@ -690,7 +690,7 @@ class RecoveryAdmin(House):
     links = ("merchant",)
     facts = (
         "merchant", "insurer", "claim", "amount", "recovered", "state", "recorded_at", "closed_at", "note",
-        "proposed_by", "written_off_by",
+        "proposed_by", "proposed_at", "written_off_by",
     )  # fmt: skip
     empty = _("When a claim is paid, what the insurer may recover from the merchant stands here.")
     verbs = (
@@ -707,7 +707,7 @@ class RecoveryAdmin(House):
     )  # fmt: skip
     waiting = Waiting(
         rows=lambda rows: rows.filter(state=Recovery.State.OPEN, proposed_by__isnull=False),
-        since="recorded_at",
+        since="proposed_at",
         asked_by="proposed_by",
         verbs=("write_off", "reject_write_off", "withdraw_write_off"),
         compare=_recovery_before_and_after,

@@ -315,6 +315,7 @@ class Recovery(Moving):
         db_index=False,
         verbose_name=_("write-off proposed by"),
     )
+    proposed_at = models.DateTimeField(_("write-off proposed at"), null=True)
     written_off_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.PROTECT,

@@ -62,7 +62,7 @@ def record(*, recovery: Recovery, amount: int, reference: str, by: User, now: da
         raise ReceiptRecorded(pointer="/reference") from error
 
 
-def propose_write_off(*, recovery: Recovery, note: str, by: User) -> None:
+def propose_write_off(*, recovery: Recovery, note: str, by: User, now: datetime) -> None:
     """Propose to give up what is still open, with the reason; a second person grants it.
 
     :raises NoteNeeded:
@@ -71,7 +71,7 @@ def propose_write_off(*, recovery: Recovery, note: str, by: User) -> None:
     if not note.strip():
         raise NoteNeeded(pointer="/note")
     proposed = Recovery.objects.filter(pk=recovery.pk, state=Recovery.State.OPEN).update(
-        proposed_by=by, note=note.strip()[:300]
+        proposed_by=by, proposed_at=now, note=note.strip()[:300]
     )
     recovery.refresh_from_db()
     if not proposed:
@@ -128,5 +128,5 @@ def _drop_proposal(recovery: Recovery, by: User, *, is_own: bool) -> None:
             raise NotProposed()
         if (recovery.proposed_by_id == by.pk) != is_own:
             raise NotTheMaker() if is_own else SamePerson()
-        Recovery.objects.filter(pk=recovery.pk).update(proposed_by=None, note="")
+        Recovery.objects.filter(pk=recovery.pk).update(proposed_by=None, proposed_at=None, note="")
         recovery.refresh_from_db()

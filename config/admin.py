@@ -157,6 +157,7 @@ class Panel(NamedTuple):
     note: object = ""
     more: tuple[object, str] | None = None
     bar: tuple[int, int] | None = None
+    kind: str = ""
 
 
 Facts = Sequence[tuple[object, object]]
@@ -477,11 +478,11 @@ class Audited(ModelAdmin):
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """What staff did to this record; from where is for those who may read the audit as a whole."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         row = self.get_object(request, unquote(object_id))
         if row is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
-        if not self.has_view_permission(request, row):
-            raise PermissionDenied
         acts = audit.about(row)[:HISTORY]
         may_read_all = request.user.has_perm("config.view_act")
         panel = Panel(
@@ -562,9 +563,11 @@ class House(Audited):
 
     # Who may do what
 
+    def _is_shut(self, request: HttpRequest) -> bool:
+        return self.merchant is None and merchants_of(request) is not None
+
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        is_shut = self.merchant is None and merchants_of(request) is not None
-        return not is_shut and super().has_view_permission(request, obj)
+        return not self._is_shut(request) and super().has_view_permission(request, obj)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -747,7 +750,8 @@ class House(Audited):
         """What waits for a second person: as it is, and as it will be."""
         if self.waiting is None or not self.verb(self.waiting.verbs[0]).offered(row):
             return []
-        return [Panel(_("what is asked for"), ("", _("as it is"), _("as it will be")), list(self.waiting.compare(row)))]
+        rows = [(capfirst(str(label)), before, after) for label, before, after in self.waiting.compare(row)]
+        return [Panel(_("what is asked for"), ("", _("as it is"), _("as it will be")), rows, kind="compare")]
 
     def _seen(self, request: HttpRequest, row: Any) -> str:
         """What somebody is shown of a record that they decide about, as one word."""
@@ -766,11 +770,11 @@ class House(Audited):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponseBase:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         row = self.get_object(request, unquote(object_id))
         if row is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
-        if not self.has_view_permission(request, row):
-            raise PermissionDenied
         if request.method not in ("GET", "HEAD"):
             raise PermissionDenied
         context = {
@@ -995,10 +999,11 @@ class Terms(YuanOnForms, House):
         return ""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return ModelAdmin.has_add_permission(self, request)
+        return not self._is_shut(request) and ModelAdmin.has_add_permission(self, request)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return ModelAdmin.has_change_permission(self, request, obj) and not (obj and self.locked(obj))
+        may = not self._is_shut(request) and ModelAdmin.has_change_permission(self, request, obj)
+        return may and not (obj and self.locked(obj))
 
     def note(self, request: HttpRequest, row: Any) -> object:
         return self.locked(row)

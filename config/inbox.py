@@ -14,13 +14,16 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.functional import cached_property
 from django.utils.text import capfirst
-from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from config import tiers
 from config.admin import NOTHING, Button, House, badge, figure, kinds_that_wait, link, yuan
 
 SHOWN = 50
+HEADS = (
+    _("kind"), _("what"), _("merchant"), _("amount"), _("age"), _("prepared by"), _("decided by"),
+)  # fmt: skip
 
 
 class Item:
@@ -70,6 +73,11 @@ class Item:
         return badge("OPEN" if is_large else "ENDED", _("senior approver") if is_large else _("approver"))
 
     @property
+    def cells(self) -> list[tuple[object, object]]:
+        values = (self.kind, self.name, self.merchant, self.amount, self.age, self.asked_by, self.tier)
+        return list(zip(HEADS, values, strict=True))
+
+    @property
     def buttons(self) -> list[Button]:
         """What this person may do about it; afterwards they are here again."""
         offered = self.house.buttons(self.request, self.row, names=self.waiting.verbs)
@@ -78,7 +86,7 @@ class Item:
 
 class Tab(NamedTuple):
     name: str
-    title: str
+    title: object
     number: str
     address: str
 
@@ -136,6 +144,7 @@ def page(request: HttpRequest) -> HttpResponse:
         **admin.site.each_context(request),
         "title": _("Approvals"),
         "tabs": tabs,
+        "heads": [figure(head) if head in (HEADS[3], HEADS[4]) else head for head in HEADS],
         "kind": kind if kind in houses else "",
         "items": shown[:SHOWN],
         "is_cut": len(shown) > SHOWN,

@@ -50,11 +50,12 @@ def check(*, amount: int | None, by: User) -> None:
         raise AboveTier(amount=format_yuan(amount or 0), limit=format_yuan(settings.SENIOR_APPROVAL_FROM))
 
 
-def let_decide(by: User) -> None:
-    """Let a user that stands for the operator at the machine decide about any amount."""
+def let_decide(by: User) -> User:
+    """Let a user that stands for the operator at the machine decide about any amount; returns it."""
     permission, _made = Permission.objects.get_or_create(
         content_type=ContentType.objects.get_for_model(Act),
         codename=PERMISSION,
         defaults={"name": "Can decide large act"},
     )
     by.user_permissions.add(permission)
+    return by

@@ -40,7 +40,7 @@ from config.admin import (
     shown_once,
     yuan,
 )
-from config.errors import NotTheMaker
+from config.errors import NotTheMaker, SamePerson
 from config.ids import public_id
 from issuing import batches, events, importing, keys, webhooks
 from issuing.models import (
@@ -367,6 +367,10 @@ def _reject(request: HttpRequest, batch: Batch, data: dict[str, Any]) -> object:
     return _("Rejected. Nothing of this batch is issued.")
 
 
+def _not_ones_own(request: HttpRequest, batch: Batch) -> object:
+    return SamePerson.text if batch.made_by_id == request.user.pk else None
+
+
 def _not_by_its_maker(request: HttpRequest, batch: Batch) -> object:
     if batch.made_by_id == request.user.pk:
         return _("You prepared this batch: a second person approves it.")
@@ -450,7 +454,8 @@ class BatchAdmin(House):
         Verb("approve", _("approve"), _approve, states=("STAGED",), barred=_not_by_its_maker, preview=_what_is_issued,
              tone="main", amount=attrgetter("good_amount"),
              warning=_("The cards are issued and insured at once. This cannot be taken back.")),
-        Verb("reject", _("reject"), _reject, form=Reason, states=("STAGED",), tone="bad", preview=_what_is_issued),
+        Verb("reject", _("reject"), _reject, form=Reason, states=("STAGED",), tone="bad", preview=_what_is_issued,
+             barred=_not_ones_own),
         Verb("withdraw", _("withdraw"), _withdraw_batch, form=Reason, states=("STAGED",), barred=_only_by_its_maker),
         Verb("download", _("download refused rows"), _refused_rows, shown=lambda batch: batch.bad_rows > 0,
              words=_("A CSV file with line, reason and the row as it stood.")),

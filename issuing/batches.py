@@ -89,11 +89,14 @@ def approve(*, batch: Batch, by: User, now: datetime) -> None:
 
 
 def reject(*, batch: Batch, by: User, reason: str, now: datetime) -> None:
-    """Issue nothing of a batch.
+    """Issue nothing of a batch that another person prepared.
 
+    :raises SamePerson: ``by`` prepared it; they withdraw it.
     :raises IllegalMove: it is not, or no longer, waiting for approval.
     """
-    batch.move(Batch.State.REJECTED, problem=f"{by.get_username()}: {reason}", finished_at=now)
+    if by.pk == batch.made_by_id:
+        raise SamePerson()
+    _end(batch, by, reason, now)
 
 
 def withdraw(*, batch: Batch, by: User, reason: str, now: datetime) -> None:
@@ -104,7 +107,11 @@ def withdraw(*, batch: Batch, by: User, reason: str, now: datetime) -> None:
     """
     if by.pk != batch.made_by_id:
         raise NotTheMaker()
-    reject(batch=batch, by=by, reason=reason, now=now)
+    _end(batch, by, reason, now)
+
+
+def _end(batch: Batch, by: User, reason: str, now: datetime) -> None:
+    batch.move(Batch.State.REJECTED, problem=f"{by.get_username()}: {reason}", finished_at=now)
 
 
 class _Hashed:

@@ -297,7 +297,8 @@ def _ask_again(request: HttpRequest, row: Exchange, data: dict[str, Any]) -> obj
 
 def _propose_settlement(request: HttpRequest, row: Exchange, data: dict[str, Any]) -> object:
     exchange.propose_settlement(
-        exchange=row, outcome=Exchange.State(data["outcome"]), reason=data["reason"], by=request.user  # type: ignore[arg-type]
+        exchange=row, outcome=Exchange.State(data["outcome"]), reason=data["reason"], by=request.user,  # type: ignore[arg-type]
+        now=timezone.now(),
     )  # fmt: skip
     return _("Proposed. A second person settles it.")
 
@@ -375,7 +376,7 @@ class ExchangeAdmin(House):
         "product", "merchant", "account", "reference", "count", "points", "state", "submitted_at", "issued_at",
         "reversed_at", "bank_reference", "accounting_date", "reversal_reference", "reversed_points", "reversal_date",
         "refusal_code", "incident", "settlement",
-        "settlement_reason", "settlement_by", "settled_by",
+        "settlement_reason", "settlement_by", "settlement_at", "settled_by",
     )  # fmt: skip
     search_help_text = _("merchant's reference or request no.")
     empty = _("Exchanges come from the customers' page and the merchants' shops.")
@@ -394,7 +395,7 @@ class ExchangeAdmin(House):
     )  # fmt: skip
     waiting = Waiting(
         rows=lambda rows: rows.filter(state=Exchange.State.UNRESOLVED).exclude(settlement=""),
-        since="submitted_at",
+        since="settlement_at",
         asked_by="settlement_by",
         verbs=("settle", "reject_settlement", "withdraw_settlement"),
         compare=_exchange_before_and_after,

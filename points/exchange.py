@@ -446,6 +446,11 @@ def why_not(exchange: Exchange) -> Refused | None:
     return refusal() if refusal else PointsSystemRefused(answer=exchange.refusal_code)
 
 
+_NO_PROPOSAL: dict[str, Any] = {
+    "settlement": "", "settlement_reason": "", "settlement_by": None, "settlement_at": None,
+}  # fmt: skip
+
+
 # Staff ----------------------------------------------------------------------------------------------------------
 
 
@@ -454,7 +459,7 @@ def ask_again(*, exchange: Exchange) -> None:
 
     :raises IllegalMove: it is not unresolved.
     """
-    exchange.move(Exchange.State.REVERSING, attempts=0, due_at=Now(), settlement="", settlement_by=None)
+    exchange.move(Exchange.State.REVERSING, attempts=0, due_at=Now(), **_NO_PROPOSAL)
 
 
 def ask_now(*, exchange: Exchange, now: datetime) -> None:
@@ -477,7 +482,7 @@ def ask_now(*, exchange: Exchange, now: datetime) -> None:
     raise IllegalMove(state=Exchange.objects.values_list("state", flat=True).get(pk=exchange.pk))
 
 
-def propose_settlement(*, exchange: Exchange, outcome: Exchange.State, reason: str, by: User) -> None:
+def propose_settlement(*, exchange: Exchange, outcome: Exchange.State, reason: str, by: User, now: datetime) -> None:
     """Say how an unresolved exchange should end, for a second person to do: ISSUED or REVERSED.
 
     ISSUED says that the bank has shown by other ways that the points were taken and will stay taken.
@@ -489,7 +494,7 @@ def propose_settlement(*, exchange: Exchange, outcome: Exchange.State, reason: s
     if outcome not in (Exchange.State.ISSUED, Exchange.State.REVERSED):
         raise SettlementNotPossible()
     if not Exchange.objects.filter(pk=exchange.pk, state=Exchange.State.UNRESOLVED).update(
-        settlement=outcome, settlement_reason=reason.strip(), settlement_by=by
+        settlement=outcome, settlement_reason=reason.strip(), settlement_by=by, settlement_at=now
     ):
         raise SettlementNotPossible()
     exchange.refresh_from_db()
@@ -542,7 +547,7 @@ def _drop_proposal(exchange: Exchange, by: User, *, is_own: bool) -> None:
             raise SettlementNotPossible()
         if (exchange.settlement_by_id == by.pk) != is_own:
             raise NotTheMaker() if is_own else SamePerson()
-        Exchange.objects.filter(pk=exchange.pk).update(settlement="", settlement_reason="", settlement_by=None)
+        Exchange.objects.filter(pk=exchange.pk).update(**_NO_PROPOSAL)
         exchange.refresh_from_db()
 
 

@@ -246,6 +246,7 @@ class Exchange(Handshake, Moving):
         db_index=False,
         verbose_name=_("settlement proposed by"),
     )
+    settlement_at = models.DateTimeField(_("settlement proposed at"), null=True)
     settled_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.PROTECT,

@@ -270,9 +270,8 @@ def purchases(folder: Path, *, now: datetime, report: Report, progress: Progress
     The same file is staged once: a second run goes on with the batch that the first one left.
     """
     path = folder / "purchases.csv"
-    maker, checker = _person("ingest-maker"), _person("ingest-checker")
     # Whoever can start this at the machine could do anything to its database: no amount is above them.
-    tiers.let_decide(checker)
+    maker, checker = _person("ingest-maker"), tiers.let_decide(_person("ingest-checker"))
     batch = _staged_before(path, maker)
     if batch is None:
         progress("staging purchases", 0, 0)

@@ -17,6 +17,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from psycopg.errors import UniqueViolation
 
+from config import tiers
 from config.errors import SamePerson
 from config.states import IllegalMove
 from insurance.models import Insurer, Policy, Product
@@ -41,7 +42,7 @@ def maker() -> User:
 
 @pytest.fixture
 def approver() -> User:
-    return User.objects.create(username="approver")
+    return tiers.let_decide(User.objects.create(username="approver"))
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def record(recovery: Recovery, amount: int, reference: str = "BANK-1") -> None:
 
 
 def propose(recovery: Recovery, note: str = "the estate is empty") -> None:
-    recoveries.propose_write_off(recovery=recovery, note=note, by=failures.staff("clerk"))
+    recoveries.propose_write_off(recovery=recovery, note=note, by=failures.staff("clerk"), now=failures.NOW)
 
 
 def test_money_from_the_estate_adds_up_and_all_of_it_closes_the_recovery(recovery):
@@ -88,7 +88,7 @@ def test_what_is_not_to_be_had_is_written_off_by_a_second_person(recovery):
 def test_the_database_itself_knows_that_a_write_off_needs_two(recovery):
     propose(recovery)
     with pytest.raises(IntegrityError), transaction.atomic():
-        recovery.move(Recovery.State.WRITTEN_OFF, written_off_by=failures.staff("clerk"))
+        recovery.move(Recovery.State.WRITTEN_OFF, written_off_by=failures.staff("clerk"), now=failures.NOW)
 
 
 def test_what_a_supplement_took_back_is_settled_below_zero(recovery):

@@ -201,7 +201,7 @@ def one_of_each_waiting(maker: User) -> list[Model]:
     accepted(recovered)
     claim(recovered, Claim.State.PAID)
     owed = Recovery.objects.get(claim__card=recovered)
-    recovery.propose_write_off(recovery=owed, note="estate is empty", by=maker)
+    recovery.propose_write_off(recovery=owed, note="estate is empty", by=maker, now=now)
     tea = world.product()
     world.ratio(tea)
     proposed = parameters.propose(
@@ -209,7 +209,9 @@ def one_of_each_waiting(maker: User) -> list[Model]:
         valid_until_at=None, by=maker, now=now,
     )  # fmt: skip
     stuck = unresolved_exchange(cards.merchant())
-    exchange.propose_settlement(exchange=stuck, outcome=Exchange.State.ISSUED, reason="the bank wrote", by=maker)
+    exchange.propose_settlement(
+        exchange=stuck, outcome=Exchange.State.ISSUED, reason="the bank wrote", by=maker, now=now
+    )
     return [
         batch(insured_program(), made_by=maker), proposed, event(failing.merchant, declared_by=maker), claimed, stuck,
         owed,

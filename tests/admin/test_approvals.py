@@ -204,7 +204,7 @@ def changed(row: Any) -> None:
             adjudication.assess(claim=row, by=records.staff("first-adjuster"), now=now, excluded=1_00)
         case Exchange():
             exchange.propose_settlement(
-                exchange=row, outcome=Exchange.State.REVERSED, reason="the other way", by=records.staff("x")
+                exchange=row, outcome=Exchange.State.REVERSED, reason="the other way", by=records.staff("x"), now=now
             )
         case Recovery():
             recovery.record(recovery=row, amount=100, reference="WIRE-9", by=records.staff("x"), now=now)
