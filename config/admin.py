@@ -398,6 +398,11 @@ def shown_to(request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
     return rows.filter(**{f"{house.merchant}__in": mine}) if house.merchant else rows.none()
 
 
+def may_look_at(request: HttpRequest, model: type[Model]) -> bool:
+    """Whether somebody may open the pages of a kind of record: what they may not is shown on no other page either."""
+    return admin.site._registry[model].has_view_permission(request)
+
+
 class Related(admin.RelatedFieldListFilter):
     def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
         rows = shown_to(request, field.related_model._default_manager.all())
@@ -753,7 +758,7 @@ class House(Audited):
         rows = [(capfirst(str(label)), before, after) for label, before, after in self.waiting.compare(row)]
         return [Panel(_("what is asked for"), ("", _("as it is"), _("as it will be")), rows, kind="compare")]
 
-    def _seen(self, request: HttpRequest, row: Any) -> str:
+    def _seen(self, row: Any) -> str:
         """What somebody is shown of a record that they decide about, as one word."""
         columns = {field.attname: getattr(row, field.attname) for field in self.opts.concrete_fields}
         shown = [[str(cell) for cell in line] for panel in self.side_by_side(row) for line in panel.rows]
@@ -886,8 +891,7 @@ class House(Audited):
             "verb": verb,
             "form": form,
             "preview": preview,
-            "panels": self.side_by_side(row) if self._decides(verb) else (),
-            "seen": self._seen(request, row) if self._decides(verb) else "",
+            **({"panels": self.side_by_side(row), "seen": self._seen(row)} if row and self._decides(verb) else {}),
             "is_sure": is_sure or not verb.quotes,
             "sure": _digest(request),
             "back": back,
@@ -922,7 +926,7 @@ class House(Audited):
                 result = verb.run(request, row, form.cleaned_data)
             else:
                 with transaction.atomic():
-                    if self._decides(verb):
+                    if row is not None and self._decides(verb):
                         self._hold(request, row)
                     result = verb.run(request, row, form.cleaned_data)
                     self._write_down(request, verb, deed, result)
@@ -945,7 +949,7 @@ class House(Audited):
         :raises ChangedSinceShown: or the form says nothing of what it showed.
         """
         row.hold()
-        if not constant_time_compare(request.POST.get("seen", ""), self._seen(request, row)):
+        if not constant_time_compare(request.POST.get("seen", ""), self._seen(row)):
             raise ChangedSinceShown()
         self.remember(row)
 

@@ -21,6 +21,7 @@ from config import tiers
 from config.admin import NOTHING, Button, House, badge, figure, kinds_that_wait, link, yuan
 
 SHOWN = 50
+MINE = "mine"
 HEADS = (
     _("kind"), _("what"), _("merchant"), _("amount"), _("age"), _("prepared by"), _("decided by"),
 )  # fmt: skip
@@ -83,6 +84,18 @@ class Item:
         offered = self.house.buttons(self.request, self.row, names=self.waiting.verbs)
         return [one._replace(address=f"{one.address}?then=inbox") for one in offered]
 
+    @property
+    def is_for_me(self) -> bool:
+        """Whether this person has the verb for it and somebody else prepared it."""
+        may = self.house.may(self.request, self.house.verb(self.waiting.verbs[0]))
+        return may and _follow(self.row, self.waiting.asked_by) != self.request.user
+
+    @property
+    def why_not(self) -> object:
+        """Why they do not let it through, where they have the verb for it."""
+        decisive = self.house.buttons(self.request, self.row, names=self.waiting.verbs[:1])
+        return decisive[0].barred if decisive else ""
+
 
 class Tab(NamedTuple):
     name: str
@@ -130,9 +143,14 @@ def page(request: HttpRequest) -> HttpResponse:
         found = {name: waiting(request, house, after=after if name == kind else "") for name, house in houses.items()}
     except (ValueError, ValidationError):
         return HttpResponseRedirect(request.path)
-    shown = found[kind] if kind in houses else sorted((one for each in found.values() for one in each), key=_since)
+    everything = sorted((one for each in found.values() for one in each), key=_since)
+    mine = [one for one in everything if one.is_for_me]
+    shown = found[kind] if kind in houses else mine if kind == MINE else everything
     where = reverse("inbox")
-    tabs = [Tab("", _("All"), _bounded(sum(map(len, found.values()))), where)]
+    tabs = [
+        Tab("", _("All"), _bounded(len(everything)), where),
+        Tab(MINE, _("for me"), _bounded(len(mine)), f"{where}?kind={MINE}"),
+    ]
     tabs += [
         Tab(name, capfirst(str(house.opts.verbose_name_plural)), _bounded(len(found[name])), f"{where}?kind={name}")
         for name, house in houses.items()
@@ -145,7 +163,7 @@ def page(request: HttpRequest) -> HttpResponse:
         "title": _("Approvals"),
         "tabs": tabs,
         "heads": [figure(head) if head in (HEADS[3], HEADS[4]) else head for head in HEADS],
-        "kind": kind if kind in houses else "",
+        "kind": kind if kind in houses or kind == MINE else "",
         "items": shown[:SHOWN],
         "is_cut": len(shown) > SHOWN,
         "more": more,

@@ -38,7 +38,7 @@ BOUND = ("merchant manager",)
 """Roles that see the rows of the merchants assigned to a person, and no others."""
 
 SEEN_BY_BOUND: Mapping[str, str] = {
-    "issuing": "merchant merchantkey cardprogram bonustier batch event webhookendpoint webhookdelivery webhookattempt",
+    "issuing": "merchant merchantkey cardprogram bonustier event webhookendpoint webhookdelivery webhookattempt",
     "prepaid": "networkaccount card load transaction refusedpayment",
     "insurance": "product policy",
     "claims": "insuredevent claim",

@@ -23,6 +23,7 @@ from config.admin import (
     column,
     figure,
     link,
+    may_look_at,
     moment,
     number,
     state_of,
@@ -135,7 +136,9 @@ class HandshakeAdmin(House):
         )
 
     def panels(self, request: HttpRequest, row: Any) -> Iterable[Panel]:
-        yield self.conversation(row)
+        # One message holds the cards of many merchants.
+        if may_look_at(request, InsurerMessage):
+            yield self.conversation(row)
 
 
 def _said_of(message: InsurerMessage, request_no: str) -> str:
@@ -263,7 +266,7 @@ class PolicyAdmin(HandshakeAdmin):
         )
         if row.product.basis == Product.Basis.DAILY_BALANCE and row.policy_no:
             yield self.daily_balances(row)
-        yield self.conversation(row)
+        yield from super().panels(request, row)
 
     def daily_balances(self, row: Policy) -> Panel:
         """How the premium by the daily balance comes about: every figure that its calculation uses."""

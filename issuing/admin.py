@@ -427,7 +427,8 @@ def _as_csv(batch: Batch) -> Iterator[str]:
 
 @admin.register(Batch)
 class BatchAdmin(House):
-    merchant = "merchant"
+    # A line that was refused may be anybody's.
+    merchant = None
     list_display = (
         "name",
         "state",
@@ -496,7 +497,7 @@ class BatchAdmin(House):
 
 @admin.register(BatchRow)
 class BatchRowAdmin(House):
-    merchant = "batch__merchant"
+    merchant = None
     list_display = ("line", "batch", "reference", "program", "holder", "amount", "refusal", "reason", "issued")
     money = ("amount",)
     links = ("batch",)

@@ -29,6 +29,7 @@ from config.admin import (
     figure,
     link,
     listing,
+    may_look_at,
     moment,
     number,
     shown_once,
@@ -431,8 +432,8 @@ class ExchangeAdmin(House):
     def is_moving(self, row: Exchange) -> bool:
         return row.state in (Exchange.State.PENDING, Exchange.State.UNKNOWN, Exchange.State.REVERSING)
 
-    def panels(self, request: HttpRequest, row: Exchange) -> Iterable[Panel]:
-        yield Panel(
+    def conversation(self, row: Exchange) -> Panel:
+        return Panel(
             _("conversation with the points system"),
             (
                 _("when"), _("direction"), _("type"), figure(_("HTTP status")), _("as it stood on the wire"),
@@ -450,6 +451,11 @@ class ExchangeAdmin(House):
             _("Nothing was sent yet."),
             more=(_("all"), listing(PointsMessage, q=row.request_no)),
         )  # fmt: skip
+
+    def panels(self, request: HttpRequest, row: Exchange) -> Iterable[Panel]:
+        # One message may be about the exchanges of many merchants.
+        if may_look_at(request, PointsMessage):
+            yield self.conversation(row)
         yield Panel(
             _("coupons"),
             (_("no."), _("last four"), _("state"), figure(_("face value")), _("expires at")),

@@ -1189,8 +1189,7 @@ def first_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         return {**context, "title": _("Needs me now"), "needs": (), "others": ()}
     now = timezone.now()
     may = request.user.has_perm
-    approvals = inbox.to_decide(request)
-    needs = [] if approvals is None else [Need(_("approvals that wait for you"), approvals, reverse("inbox"), ())]
+    needs = list(_approvals(request))
     needs += [
         need
         for permission, ask in (
@@ -1212,6 +1211,12 @@ def first_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     mine = [need for need in needs if not need.for_whom or any(map(may, need.for_whom))]
     others = [need for need in needs if need.count and need not in mine]
     return {**context, "title": _("Needs me now"), "needs": mine, "others": others}
+
+
+def _approvals(request: HttpRequest) -> Iterable[Need]:
+    count = inbox.to_decide(request)
+    if count is not None:
+        yield Need(_("approvals that wait for you"), count, f"{reverse('inbox')}?kind={inbox.MINE}", ())
 
 
 def _batches(now: Any) -> Iterable[Need]:

@@ -265,7 +265,9 @@ def test_a_batch_is_approved_once_and_not_after_it_was_rejected(maker, approver,
         with pytest.raises(IllegalMove):
             batches.approve(batch=batch, by=approver, now=cards.NOW)
         with pytest.raises(IllegalMove):
-            batches.reject(batch=batch, by=maker, reason="no", now=cards.NOW)
+            batches.reject(batch=batch, by=approver, reason="no", now=cards.NOW)
+        with pytest.raises(IllegalMove):
+            batches.withdraw(batch=batch, by=maker, reason="no", now=cards.NOW)
     assert rejected.problem == "approver: last month's file"
     processing.issue_due_batches(now=cards.NOW)
     assert references() == ["PUR-1"]

@@ -68,6 +68,8 @@ def test_every_kind_of_four_eyes_stands_in_one_list_and_is_decided_from_it() -> 
     mine = {type(item.row): item for item in items(signed_in(root))}
     theirs = {type(item.row): item for item in items(signed_in(person("senior approver")))}
     chief = signed_in(User.objects.create_superuser("chief", password="secret"))
+    assert len(items(chief, "?kind=mine")) == len(waiting)
+    assert items(signed_in(root), "?kind=mine") == []
     assert set(mine) == set(theirs) == set(DECIDED_BY)
     for row in waiting:
         kind = type(row)

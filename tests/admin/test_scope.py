@@ -16,6 +16,7 @@ from claims.models import InsuredEvent
 from config import roles
 from config.admin import House
 from config.models import Act
+from insurance.models import Policy
 from issuing.models import Batch, CardProgram, Merchant, MerchantManager
 from prepaid.models import Card
 from tests import cards
@@ -87,18 +88,31 @@ def test_a_foreign_row_is_answered_as_one_that_is_not_there(bound: User) -> None
 def test_ones_own_rows_are_there_and_the_verbs_on_them(bound: User) -> None:
     program = records.insured_program()
     card = records.card(program)
-    records.batch(program, made_by=records.staff("maker"))
-    records.batch(records.insured_program(), made_by=records.staff("maker"))
+    own = records.event(program.merchant, declared_by=records.staff("maker"))
+    records.event(records.insured_program().merchant, declared_by=records.staff("maker"))
     bound.managed.create(merchant=program.merchant)
     browser = signed_in(bound)
     assert list(browser.get(reverse("admin:prepaid_card_changelist")).context["cl"].queryset) == [card]
     assert browser.get(reverse("admin:prepaid_card_change", args=[card.pk])).status_code == 200
     browser.post(address(card, "freeze"), {"reason": "asked by the shop"})
     assert Card.objects.get(pk=card.pk).state == Card.State.FROZEN
-    assert [one.row.merchant for one in browser.get(reverse("inbox")).context["items"]] == [program.merchant]
+    assert [one.row for one in browser.get(reverse("inbox")).context["items"]] == [own]
     # As soon as the assignment ends.
     bound.managed.all().delete()
     assert list(browser.get(reverse("admin:prepaid_card_changelist")).context["cl"].queryset) == []
+
+
+def test_what_holds_many_merchants_lines_is_shown_on_no_page_of_one(bound: User) -> None:
+    """Messages to and from partners are about many cards at once."""
+    merchant = records.one_of_each()
+    stuck = records.exchanged(merchant)
+    policy = Policy.objects.filter(merchant=merchant)[0]
+    where = [reverse("admin:insurance_policy_change", args=[policy.pk])]
+    where.append(reverse("admin:points_exchange_change", args=[stuck.pk]))
+    bound.managed.create(merchant=merchant)
+    for browser, expected in ((signed_in(person("auditor")), True), (signed_in(bound), False)):
+        for page in where:
+            assert ("onversation with the" in browser.get(page).content.decode()) == expected
 
 
 def test_nothing_foreign_is_offered_searched_filtered_or_completed(bound: User) -> None:

@@ -15,7 +15,7 @@ import psycopg  # noqa: E402  Django's settings come first
 from django.contrib.auth.models import User  # noqa: E402
 from psycopg import sql  # noqa: E402
 
-from config import tiers
+from config import tiers  # noqa: E402
 from insurance.models import Insurer, Product  # noqa: E402
 from issuing import batches  # noqa: E402
 from issuing.models import Batch, CardProgram, Kind  # noqa: E402

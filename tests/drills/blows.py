@@ -17,10 +17,7 @@ from django.conf import settings  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
-from config import (
-    messages,
-    tiers,
-)
+from config import messages, tiers  # noqa: E402
 from insurance import reconciliation as bordereau  # noqa: E402
 from insurance.models import Policy  # noqa: E402
 from issuing import batches  # noqa: E402
