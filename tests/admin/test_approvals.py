@@ -109,9 +109,12 @@ def test_the_inbox_asks_as_often_for_fifty_as_for_one_and_ends_after_fifty(root:
     items(root)
     with CaptureQueriesContext(connection) as few:
         items(root)
-    program = records.insured_program()
-    for _n in range(52):
-        batches_like(Batch.objects.filter(state="STAGED").first(), program.merchant_id)
+    records.one_of_each_waiting(records.staff("another"))
+    waiting: Any = Batch.objects.filter(state="STAGED").first()
+    for _n in range(51):
+        Batch.objects.create(
+            name="copy.csv", state="STAGED", rows=1, made_by=waiting.made_by, merchant_id=waiting.merchant_id
+        )
     with CaptureQueriesContext(connection) as many:
         shown = items(root)
     assert len(many) == len(few)
@@ -121,12 +124,6 @@ def test_the_inbox_asks_as_often_for_fifty_as_for_one_and_ends_after_fifty(root:
     last = [item.row.pk for item in items(root, "?" + page.context["more"].partition("?")[2])]
     assert len(last) == 3
     assert not set(last) & {item.row.pk for item in page.context["items"]}
-
-
-def batches_like(one: Any, merchant_id: Any) -> None:
-    Batch.objects.create(
-        name="copy.csv", state="STAGED", rows=1, good_amount=100, made_by=one.made_by, merchant_id=merchant_id
-    )
 
 
 @pytest.mark.parametrize(

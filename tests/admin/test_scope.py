@@ -104,12 +104,12 @@ def test_ones_own_rows_are_there_and_the_verbs_on_them(bound: User) -> None:
 
 def test_what_holds_many_merchants_lines_is_shown_on_no_page_of_one(bound: User) -> None:
     """Messages to and from partners are about many cards at once."""
-    merchant = records.one_of_each()
-    stuck = records.exchanged(merchant)
-    policy = Policy.objects.filter(merchant=merchant)[0]
+    card = records.card()
+    exchanged = records.exchanged(card.merchant)
+    policy = Policy.objects.get(card=card)
     where = [reverse("admin:insurance_policy_change", args=[policy.pk])]
-    where.append(reverse("admin:points_exchange_change", args=[stuck.pk]))
-    bound.managed.create(merchant=merchant)
+    where.append(reverse("admin:points_exchange_change", args=[exchanged.pk]))
+    bound.managed.create(merchant=card.merchant)
     for browser, expected in ((signed_in(person("auditor")), True), (signed_in(bound), False)):
         for page in where:
             assert ("onversation with the" in browser.get(page).content.decode()) == expected
