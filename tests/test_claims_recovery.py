@@ -88,7 +88,7 @@ def test_what_is_not_to_be_had_is_written_off_by_a_second_person(recovery):
 def test_the_database_itself_knows_that_a_write_off_needs_two(recovery):
     propose(recovery)
     with pytest.raises(IntegrityError), transaction.atomic():
-        recovery.move(Recovery.State.WRITTEN_OFF, written_off_by=failures.staff("clerk"), now=failures.NOW)
+        recovery.move(Recovery.State.WRITTEN_OFF, written_off_by=failures.staff("clerk"))
 
 
 def test_what_a_supplement_took_back_is_settled_below_zero(recovery):

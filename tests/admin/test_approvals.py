@@ -318,7 +318,7 @@ def test_nothing_of_a_test_merchant_needs_a_senior_approver(settings: Any) -> No
     assert records.claim(card, Claim.State.PAID).state == Claim.State.PAID
 
 
-def test_nobody_rejects_a_write_off_or_settlement_of_their_own() -> None:
+def test_nobody_rejects_their_own_or_takes_back_anothers() -> None:
     maker = records.staff("maker")
     waiting = {type(row): row for row in records.one_of_each_waiting(maker)}
     owed, stuck = waiting[Recovery], waiting[Exchange]
@@ -326,8 +326,17 @@ def test_nobody_rejects_a_write_off_or_settlement_of_their_own() -> None:
         recovery.reject_write_off(recovery=owed, by=maker)  # type: ignore[arg-type]
     with pytest.raises(SamePerson):
         exchange.reject_settlement(exchange=stuck, by=maker)  # type: ignore[arg-type]
-    with pytest.raises(NotTheMaker):
-        recovery.withdraw_write_off(recovery=owed, by=records.staff("x"))  # type: ignore[arg-type]
+    for take_back in (
+        lambda by: batches.withdraw(batch=waiting[Batch], by=by, reason="x", now=failures.NOW),  # type: ignore[arg-type]
+        lambda by: parameters.withdraw(ratio=waiting[ExchangeRatio], by=by, now=failures.NOW),  # type: ignore[arg-type]
+        lambda by: adjudication.withdraw_assessment(claim=waiting[Claim], by=by),  # type: ignore[arg-type]
+        lambda by: exchange.withdraw_settlement(exchange=stuck, by=by),  # type: ignore[arg-type]
+        lambda by: recovery.withdraw_write_off(recovery=owed, by=by),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(NotTheMaker):
+            take_back(records.staff("x"))
+    with pytest.raises(SamePerson):
+        batches.reject(batch=waiting[Batch], by=maker, reason="x", now=failures.NOW)  # type: ignore[arg-type]
     recovery.reject_write_off(recovery=owed, by=records.staff("x"))  # type: ignore[arg-type]
     with pytest.raises(recovery.NotProposed):
         recovery.write_off(recovery=owed, by=records.staff("x"), now=failures.NOW)  # type: ignore[arg-type]

@@ -58,6 +58,7 @@ def test_applying_the_table_takes_away_what_it_does_not_say() -> None:
 def test_each_role_sees_its_pages_and_presses_its_buttons_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     # What the pages look like is seen elsewhere; here is asked whether they open.
     monkeypatch.setattr(SimpleTemplateResponse, "rendered_content", "")
+    monkeypatch.setattr(House, "_page", lambda *about: {})
     records.one_of_each()
     for role in roles.ROLES:
         user = person(role)
