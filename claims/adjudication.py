@@ -24,13 +24,14 @@ from zoneinfo import ZoneInfo
 import structlog
 from django.contrib.auth.models import User
 from django.db import IntegrityError, connection, transaction
-from django.db.models import Exists, F, OuterRef
-from django.db.models.functions import Now
+from django.db.models import Count, Exists, F, OuterRef, Q
+from django.db.models.functions import Abs, Now
 from django.utils.translation import gettext_lazy as _
 
 from claims import compensation
 from claims.models import Claim, InsuredEvent
-from config.errors import Refused, SamePerson
+from config import tiers
+from config.errors import NotTheMaker, Refused, SamePerson
 from config.handshakes import lease, new_request_no
 from config.ids import new_id, public_id
 from config.states import IllegalMove
@@ -343,23 +344,44 @@ def approve(*, claim: Claim, by: User, now: datetime) -> None:
     """Agree to what was assessed.
 
     :raises SamePerson: whoever assessed it.
+    :raises AboveTier: its compensation takes a senior approver.
     :raises AssessmentOutdated: later facts change the figure; the claim is back among the filed ones.
     :raises IllegalMove: it is not assessed, or somebody was first.
     """
     if claim.state == Claim.State.ASSESSED and claim.assessed_by_id == by.pk:
         raise SamePerson()
-    _decide_one(claim, _approve(claim.event, which="c.id = %(claim)s", claim=claim.pk, by=by.pk, now=now, size=1))
+    facts = {"claim": claim.pk, "by": by.pk, "most": _most(claim.event, by)}
+    _decide_one(claim, _approve(claim.event, which="c.id = %(claim)s", now=now, size=1, **facts), by=by)
 
 
-def approve_all(*, event: InsuredEvent, by: User, now: datetime) -> None:
+def approve_all(*, event: InsuredEvent, by: User, now: datetime) -> int:
     """Have the clock approve every assessed claim of the event; outdated ones go back to be assessed again.
+
+    Returns how many are left to a senior approver, since their compensation is above what ``by`` decides about.
 
     :raises SamePerson: whoever assessed any of them.
     :raises JobInProgress:
     """
     if Claim.objects.filter(event=event, state=Claim.State.ASSESSED, assessed_by=by).exists():
         raise SamePerson()
-    _leave_job(event, InsuredEvent.Job.APPROVE, total=_count(event, Claim.State.ASSESSED), by=by)
+    total, left = within_tier(event, Claim.State.ASSESSED, by)
+    _leave_job(event, InsuredEvent.Job.APPROVE, total=total, by=by)
+    return left
+
+
+def withdraw_assessment(*, claim: Claim, by: User) -> None:
+    """Take back an assessment that nobody has decided about: the claim is to be assessed again.
+
+    :raises NotTheMaker: somebody else assessed it.
+    :raises IllegalMove: it is not assessed, or somebody was first.
+    """
+    with transaction.atomic():
+        claim.hold()
+        if claim.state == Claim.State.ASSESSED and claim.assessed_by_id != by.pk:
+            raise NotTheMaker()
+        if claim.state != Claim.State.ASSESSED:
+            raise IllegalMove(state=claim.state)
+        claim.move(Claim.State.FILED)
 
 
 def _approve(event: InsuredEvent, *, which: str, size: int, now: datetime, **facts: Any) -> list[bool]:
@@ -367,14 +389,18 @@ def _approve(event: InsuredEvent, *, which: str, size: int, now: datetime, **fac
     return [
         state == Claim.State.APPROVED
         for state in _column(
-            _APPROVE.format(which=which, outdated=_OUTDATED), {**_facts(event, now=now, size=size), **facts}
+            _APPROVE.format(which=which, outdated=_OUTDATED, within_tier=_WITHIN_TIER),
+            {**_facts(event, now=now, size=size), **facts},
         )
     ]
 
 
-def _decide_one(claim: Claim, outcome: list[bool]) -> None:
+def _decide_one(claim: Claim, outcome: list[bool], *, by: User) -> None:
+    before = claim.state
     claim.refresh_from_db()
     if not outcome:
+        if claim.state == before and not claim.event.merchant.is_test:
+            tiers.check(amount=claim.payable, by=by)
         raise IllegalMove(state=claim.state)
     if not outcome[0]:
         raise AssessmentOutdated()
@@ -420,18 +446,41 @@ def pay(*, claim: Claim, by: User, now: datetime) -> None:
     """Record that an approved claim is paid: its value comes off the card and off the cover, and the insurer may
     recover it from the merchant (追偿).
 
+    :raises AboveTier: its compensation takes a senior approver.
     :raises AssessmentOutdated: later facts change the figure; the claim is back among the filed ones.
     :raises IllegalMove: it is not approved, or somebody was first.
     """
-    _decide_one(claim, _pay(claim.event, which="c.id = %(claim)s", claim=claim.pk, by=_name(by), now=now, size=1))
+    facts = {"claim": claim.pk, "by": _name(by), "most": _most(claim.event, by)}
+    _decide_one(claim, _pay(claim.event, which="c.id = %(claim)s", now=now, size=1, **facts), by=by)
 
 
-def pay_all(*, event: InsuredEvent, by: User, now: datetime) -> None:
+def pay_all(*, event: InsuredEvent, by: User, now: datetime) -> int:
     """Have the clock pay every approved claim of the event; outdated ones go back to be assessed again.
+
+    Returns how many are left to a senior approver, since their compensation is above what ``by`` decides about.
 
     :raises JobInProgress:
     """
-    _leave_job(event, InsuredEvent.Job.PAY, total=_count(event, Claim.State.APPROVED), by=by)
+    total, left = within_tier(event, Claim.State.APPROVED, by)
+    _leave_job(event, InsuredEvent.Job.PAY, total=total, by=by)
+    return left
+
+
+def _most(event: InsuredEvent, by: User) -> int | None:
+    """Below how many fen of compensation ``by`` decides here; a test merchant's claims are nobody's money."""
+    return None if event.merchant.is_test else tiers.limit(by)
+
+
+def within_tier(event: InsuredEvent, state: Claim.State, by: User) -> tuple[int, int]:
+    """How many claims of the event in a state ``by`` may decide about by their amount, and how many are left over."""
+    most = _most(event, by)
+    small = Q() if most is None else Q(size__lt=most)
+    sums = (
+        Claim.objects.filter(event=event, state=state)
+        .annotate(size=Abs("payable"))
+        .aggregate(all=Count("pk"), small=Count("pk", filter=small) if small else Count("pk"))
+    )
+    return sums["small"], sums["all"] - sums["small"]
 
 
 def _pay(event: InsuredEvent, *, which: str, size: int, now: datetime, **facts: Any) -> list[bool]:
@@ -439,8 +488,8 @@ def _pay(event: InsuredEvent, *, which: str, size: int, now: datetime, **facts: 
     facts = {**_facts(event, now=now, size=size), **facts}
     with transaction.atomic():
         # The cards first, like everyone who writes the ledger: what is read after this cannot change any more.
-        facts["cards"] = _column(_LOCK_CARDS.format(which=which), facts)
-        rows = _rows(_LOCK_CLAIMS.format(outdated=_OUTDATED), facts)
+        facts["cards"] = _column(_LOCK_CARDS.format(which=which, within_tier=_WITHIN_TIER), facts)
+        rows = _rows(_LOCK_CLAIMS.format(outdated=_OUTDATED, within_tier=_WITHIN_TIER), facts)
         due = [(claim, card, state) for claim, card, state, outdated in rows if not outdated]
         claimed = [(card, str(claim), event.loss_date) for claim, card, state in due if state == Card.State.CLAIMED]
         taken = ledger.take_off(kind=Transaction.Kind.COMPENSATION, cards=claimed, occurred_at=now, now=now)
@@ -532,9 +581,11 @@ def _slice(event: InsuredEvent, now: datetime) -> int:
         case InsuredEvent.Job.ASSESS:
             return _assess(event, which=_OF_EVENT, size=size, now=now, by=staff.pk)
         case InsuredEvent.Job.APPROVE:
-            return len(_approve(event, which=_OF_EVENT, size=size, now=now, by=staff.pk))
+            most = _most(event, staff)
+            return len(_approve(event, which=_OF_EVENT, size=size, now=now, by=staff.pk, most=most))
         case InsuredEvent.Job.PAY:
-            return len(_pay(event, which=_OF_EVENT, size=size, now=now, by=name))
+            most = _most(event, staff)
+            return len(_pay(event, which=_OF_EVENT, size=size, now=now, by=name, most=most))
 
 
 def _name(by: User) -> str:
@@ -591,10 +642,13 @@ _OUTDATED = f"""(
     EXISTS (SELECT FROM prepaid_entry e WHERE e.card_id = c.card_id AND e.id > c.entries_through)
     OR c.sum_insured <> {_COVER_NOW})"""
 
+# Of a supplement that takes back, what it takes back counts.
+_WITHIN_TIER = "(%(most)s::bigint IS NULL OR abs(c.payable) < %(most)s::bigint)"
+
 _APPROVE = """
     WITH chosen AS (
         SELECT c.id, {outdated} AS outdated FROM claims_claim c
-        WHERE c.state = 'ASSESSED' AND c.assessed_by_id <> %(by)s AND {which}
+        WHERE c.state = 'ASSESSED' AND c.assessed_by_id <> %(by)s AND {within_tier} AND {which}
         ORDER BY c.id LIMIT %(size)s FOR UPDATE OF c
     ),
     decided AS (
@@ -636,7 +690,8 @@ _LOOKED_AT = """
 
 _LOCK_CARDS = """
     WITH next AS (
-        SELECT c.card_id FROM claims_claim c WHERE c.state = 'APPROVED' AND {which} ORDER BY c.id LIMIT %(size)s
+        SELECT c.card_id FROM claims_claim c
+        WHERE c.state = 'APPROVED' AND {within_tier} AND {which} ORDER BY c.id LIMIT %(size)s
     )
     SELECT card.id FROM prepaid_card card JOIN next ON next.card_id = card.id ORDER BY card.id FOR UPDATE OF card
 """
@@ -644,7 +699,7 @@ _LOCK_CARDS = """
 _LOCK_CLAIMS = """
     SELECT c.id, c.card_id, card.state, {outdated}
     FROM claims_claim c JOIN prepaid_card card ON card.id = c.card_id
-    WHERE c.card_id = ANY (%(cards)s::uuid[]) AND c.state = 'APPROVED' ORDER BY c.id FOR UPDATE OF c
+    WHERE c.card_id = ANY (%(cards)s::uuid[]) AND c.state = 'APPROVED' AND {within_tier} ORDER BY c.id FOR UPDATE OF c
 """
 
 # Its own compensation is among the entries it knows, so that only what comes after makes it outdated. They did not

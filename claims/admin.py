@@ -26,6 +26,7 @@ from config.admin import (
     Reason,
     Terms,
     Verb,
+    Waiting,
     Yuan,
     badge,
     column,
@@ -34,9 +35,10 @@ from config.admin import (
     listing,
     moment,
     number,
+    state_of,
     yuan,
 )
-from config.errors import SamePerson
+from config.errors import NotTheMaker, SamePerson
 from config.money import format_yuan
 from insurance.models import Notice, Policy
 from issuing.admin import quantity
@@ -49,6 +51,7 @@ ENTRIES = 200
 
 @admin.register(InterestRate)
 class InterestRateAdmin(Terms):
+    merchant = None
     list_display = ("kind", "valid_from_date", "annual_rate")
     list_filter = ("kind",)
     empty = _("Add the central bank's published rates: the legal entitlement bears interest by them.")
@@ -100,6 +103,15 @@ def _not_by_its_declarer(request: HttpRequest, event: InsuredEvent) -> object:
     )
 
 
+def _event_before_and_after(event: InsuredEvent) -> Iterable[tuple[object, object, object]]:
+    confirmed = InsuredEvent.State.CONFIRMED
+    yield _("insured event"), state_of(event), badge(confirmed, confirmed.label)
+    yield _("merchant"), state_of(event.merchant), badge("FAILED", Merchant.State.FAILED.label)
+    yield _("trigger"), NOTHING, event.get_trigger_display()
+    yield _("loss date"), NOTHING, event.loss_date.isoformat()
+    yield _("evidence"), NOTHING, event.evidence
+
+
 def _withdraw(request: HttpRequest, event: InsuredEvent, data: dict[str, Any]) -> object:
     adjudication.withdraw(event=event)
     return _("Withdrawn. Nothing follows from it.")
@@ -116,17 +128,25 @@ def _assess_all(request: HttpRequest, event: InsuredEvent, data: dict[str, Any])
 
 
 def _approve_all(request: HttpRequest, event: InsuredEvent, data: dict[str, Any]) -> object:
-    adjudication.approve_all(event=event, by=request.user, now=timezone.now())  # type: ignore[arg-type]
+    left = adjudication.approve_all(event=event, by=request.user, now=timezone.now())  # type: ignore[arg-type]
+    if left:
+        return _("Being approved; this page shows how far it is. Left for a senior approver: %(n)s.") % {"n": left}
     return _("All assessed claims are being approved; this page shows how far it is.")
 
 
 def _pay_all(request: HttpRequest, event: InsuredEvent, data: dict[str, Any]) -> object:
-    adjudication.pay_all(event=event, by=request.user, now=timezone.now())  # type: ignore[arg-type]
+    left = adjudication.pay_all(event=event, by=request.user, now=timezone.now())  # type: ignore[arg-type]
+    if left:
+        return _("Being paid; this page shows how far it is. Left for a senior approver: %(n)s.") % {"n": left}
     return _("All approved claims are being paid; this page shows how far it is.")
 
 
-def _claims_in(state: str) -> Any:
+def _claims_in(state: Claim.State, *, by_tier: bool = False) -> Any:
     def preview(request: HttpRequest, event: InsuredEvent, data: dict[str, Any]) -> Facts:
+        left: Facts = ()
+        if by_tier:
+            _small, large = adjudication.within_tier(event, state, request.user)  # type: ignore[arg-type]
+            left = ((_("left for a senior approver"), number(large)),) if large else ()
         sums = Claim.objects.filter(event=event, state=state).aggregate(
             count=Count("pk"), entitlement=Sum("legal_entitlement"), payable=Sum("payable")
         )
@@ -134,6 +154,7 @@ def _claims_in(state: str) -> Any:
             (_("claims"), number(sums["count"])),
             (_("legal entitlement"), yuan(sums["entitlement"])),
             (_("insured compensation"), yuan(sums["payable"])),
+            *left,
         )
 
     return preview
@@ -156,6 +177,7 @@ def _not_what_one_assessed(request: HttpRequest, event: InsuredEvent) -> object:
 
 @admin.register(InsuredEvent)
 class InsuredEventAdmin(House):
+    merchant = "merchant"
     list_display = ("loss_date", "merchant", "trigger", "state", "job", "progress", "declared_by", "recorded_at")
     list_filter = ("state", "trigger")
     links = ("merchant",)
@@ -176,13 +198,21 @@ class InsuredEventAdmin(House):
         Verb("file_all", _("file all claims"), _file_all, states=("CONFIRMED",), barred=_not_while_busy,
              preview=_what_is_at_stake, warning=_("Every card of the merchant that holds something is frozen.")),
         Verb("assess_all", _("assess all"), _assess_all, states=("CONFIRMED",), barred=_not_while_busy,
-             preview=_claims_in("FILED")),
+             preview=_claims_in(Claim.State.FILED)),
         Verb("approve_all", _("approve all"), _approve_all, states=("CONFIRMED",), barred=_not_what_one_assessed,
-             preview=_claims_in("ASSESSED")),
+             preview=_claims_in(Claim.State.ASSESSED, by_tier=True)),
         Verb("pay_all", _("pay all"), _pay_all, states=("CONFIRMED",), barred=_not_while_busy,
-             preview=_claims_in("APPROVED"),
+             preview=_claims_in(Claim.State.APPROVED, by_tier=True),
              warning=_("What is compensated comes off the cards. This cannot be taken back.")),
     )  # fmt: skip
+
+    waiting = Waiting(
+        rows=lambda rows: rows.filter(state=InsuredEvent.State.DECLARED),
+        since="recorded_at",
+        asked_by="declared_by",
+        verbs=("confirm", "withdraw"),
+        compare=_event_before_and_after,
+    )
 
     @column(_("done"), figures=True)
     def progress(self, row: InsuredEvent) -> Any:
@@ -303,6 +333,32 @@ def _pay(request: HttpRequest, claim: Claim, data: dict[str, Any]) -> object:
     }
 
 
+def _withdraw_assessment(request: HttpRequest, claim: Claim, data: dict[str, Any]) -> object:
+    adjudication.withdraw_assessment(claim=claim, by=request.user)  # type: ignore[arg-type]
+    return _("Withdrawn: the claim is to be assessed again.")
+
+
+def _only_by_its_assessor(request: HttpRequest, claim: Claim) -> object:
+    return None if claim.assessed_by_id == request.user.pk else NotTheMaker.text
+
+
+def _at_stake(claim: Claim) -> int | None:
+    return None if claim.merchant.is_test else claim.payable
+
+
+def _claim_before_and_after(claim: Claim) -> Iterable[tuple[object, object, object]]:
+    """As it was when it was filed, and as it was assessed: what is approved."""
+    approved = Claim.State.APPROVED
+    yield _("claim"), state_of(claim), badge(approved, approved.label)
+    yield _("loss"), NOTHING, yuan(claim.loss)
+    yield _("refunded by the merchant"), yuan(0), yuan(claim.refunded_by_merchant)
+    yield _("excluded"), yuan(0), yuan(claim.excluded)
+    yield _("legal entitlement"), NOTHING, yuan(claim.legal_entitlement)
+    yield _("insured compensation"), yuan(0), yuan(claim.payable)
+    left = claim.sum_insured_left or 0
+    yield _("sum insured left"), yuan(left), yuan(left - (claim.payable or 0))
+
+
 class Papers(forms.Form):
     papers = forms.CharField(
         label=_("papers that are missing"),
@@ -346,6 +402,7 @@ class PastItsTerm(admin.SimpleListFilter):
 
 @admin.register(Claim)
 class ClaimAdmin(House):
+    merchant = "merchant"
     list_display = (
         "filed_at", "card", "merchant", "kind", "state", "loss", "legal_entitlement", "payable", "term",
     )  # fmt: skip
@@ -362,16 +419,27 @@ class ClaimAdmin(House):
         Verb("assess", _("assess"), _assess, form=Assessment, states=("FILED", "ASSESSED"), tone="main",
              words=_("Worked out from the balance at the loss date, with a worksheet. Empty: as it was.")),
         Verb("approve", _("approve"), _approve, states=("ASSESSED",), barred=_not_by_its_assessor, preview=_figures,
-             tone="main"),
+             tone="main", amount=_at_stake),
         Verb("reject", _("reject"), _reject, form=Reason, states=("FILED", "ASSESSED"), barred=_not_by_its_assessor,
              tone="bad", preview=_figures, words=_("The card goes back to where it was before the claim.")),
+        Verb("withdraw", _("withdraw the assessment"), _withdraw_assessment, states=("ASSESSED",),
+             barred=_only_by_its_assessor),
         Verb("ask_for_papers", _("ask for papers"), _ask_for_papers, form=Papers, states=("FILED", "ASSESSED"),
              shown=lambda claim: claim.papers_asked_at is None),
         Verb("receive_papers", _("papers have come"), _receive_papers, states=("FILED", "ASSESSED"),
              shown=_awaits_papers),
-        Verb("pay", _("pay"), _pay, states=("APPROVED",), preview=_figures, tone="main",
+        Verb("pay", _("pay"), _pay, states=("APPROVED",), preview=_figures, tone="main", amount=_at_stake,
              warning=_("The value comes off the card. This cannot be taken back.")),
     )  # fmt: skip
+
+    waiting = Waiting(
+        rows=lambda rows: rows.filter(state=Claim.State.ASSESSED),
+        since="assessed_at",
+        asked_by="assessed_by",
+        verbs=("approve", "reject", "withdraw"),
+        compare=_claim_before_and_after,
+        name=lambda claim: claim.card,
+    )
 
     @column(_("to be done by"))
     def term(self, claim: Claim) -> Any:
@@ -564,13 +632,40 @@ def _record(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> object
 
 
 def _propose_write_off(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> object:
-    recovery.propose_write_off(recovery=row, note=data["note"], by=request.user)  # type: ignore[arg-type]
+    recovery.propose_write_off(recovery=row, note=data["note"], by=request.user, now=timezone.now())  # type: ignore[arg-type]
     return _("Proposed. A second person grants it.")
 
 
 def _write_off(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> object:
     recovery.write_off(recovery=row, by=request.user, now=timezone.now())  # type: ignore[arg-type]
     return _("Written off.")
+
+
+def _reject_write_off(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> object:
+    recovery.reject_write_off(recovery=row, by=request.user)  # type: ignore[arg-type]
+    return _("Rejected: it stays open.")
+
+
+def _withdraw_write_off(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> object:
+    recovery.withdraw_write_off(recovery=row, by=request.user)  # type: ignore[arg-type]
+    return _("Withdrawn: it stays open.")
+
+
+def _only_by_its_proposer(request: HttpRequest, row: Recovery) -> object:
+    return None if row.proposed_by_id == request.user.pk else NotTheMaker.text
+
+
+def _is_proposed(row: Recovery) -> bool:
+    return row.proposed_by_id is not None
+
+
+def _recovery_before_and_after(row: Recovery) -> Iterable[tuple[object, object, object]]:
+    written_off = Recovery.State.WRITTEN_OFF
+    yield _("recovery"), state_of(row), badge(written_off, written_off.label)
+    yield _("still open"), yuan(row.amount - row.recovered), yuan(0)
+    yield _("recovered"), yuan(row.recovered), yuan(row.recovered)
+    yield _("given up"), yuan(0), yuan(row.amount - row.recovered)
+    yield _("reason"), NOTHING, row.note
 
 
 def _not_by_its_proposer(request: HttpRequest, row: Recovery) -> object:
@@ -588,23 +683,36 @@ def _still_open(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> Fa
 
 @admin.register(Recovery)
 class RecoveryAdmin(House):
+    merchant = "merchant"
     list_display = ("recorded_at", "merchant", "insurer", "amount", "recovered", "state")
     list_filter = ("state", "merchant")
     money = ("amount", "recovered")
     links = ("merchant",)
     facts = (
         "merchant", "insurer", "claim", "amount", "recovered", "state", "recorded_at", "closed_at", "note",
-        "proposed_by", "written_off_by",
+        "proposed_by", "proposed_at", "written_off_by",
     )  # fmt: skip
     empty = _("When a claim is paid, what the insurer may recover from the merchant stands here.")
     verbs = (
         Verb("record", _("record a receipt"), _record, form=Received, states=("OPEN",), preview=_still_open),
         Verb("propose_write_off", _("propose to write off"), _propose_write_off, form=Note, states=("OPEN",),
              preview=_still_open),
-        Verb("write_off", _("write off"), _write_off, states=("OPEN",),
-             shown=lambda row: row.proposed_by_id is not None, barred=_not_by_its_proposer, preview=_still_open,
-             tone="bad", warning=_("What is written off is given up for good.")),
+        Verb("write_off", _("write off"), _write_off, states=("OPEN",), shown=_is_proposed,
+             barred=_not_by_its_proposer, preview=_still_open, tone="bad", amount=recovery.at_stake,
+             warning=_("What is written off is given up for good.")),
+        Verb("reject_write_off", _("reject the write-off"), _reject_write_off, form=Reason, states=("OPEN",),
+             shown=_is_proposed, barred=_not_by_its_proposer),
+        Verb("withdraw_write_off", _("withdraw the write-off"), _withdraw_write_off, states=("OPEN",),
+             shown=_is_proposed, barred=_only_by_its_proposer),
     )  # fmt: skip
+    waiting = Waiting(
+        rows=lambda rows: rows.filter(state=Recovery.State.OPEN, proposed_by__isnull=False),
+        since="proposed_at",
+        asked_by="proposed_by",
+        verbs=("write_off", "reject_write_off", "withdraw_write_off"),
+        compare=_recovery_before_and_after,
+        name=lambda row: row.insurer,
+    )
 
     def panels(self, request: HttpRequest, row: Recovery) -> Iterable[Panel]:
         receipts = Receipt.objects.filter(recovery=row).select_related("recorded_by").order_by("pk")[:100]
@@ -618,6 +726,7 @@ class RecoveryAdmin(House):
 
 @admin.register(Receipt)
 class ReceiptAdmin(House):
+    merchant = "recovery__merchant"
     list_display = ("reference", "recovery", "amount", "recorded_by", "recorded_at")
     money = ("amount",)
     links = ("recovery",)

@@ -107,7 +107,10 @@ class InsuredEvent(Moving):
                 condition=~Q(state="CONFIRMED") | Q(confirmed_by__isnull=False, confirmed_at__isnull=False),
             ),
         ]
-        indexes = [models.Index("due_at", name="events_due", condition=Q(due_at__isnull=False))]
+        indexes = [
+            models.Index("due_at", name="events_due", condition=Q(due_at__isnull=False)),
+            models.Index("id", name="events_waiting", condition=Q(state="DECLARED")),
+        ]
 
     def __str__(self) -> str:
         return f"{self.get_trigger_display()} {self.loss_date}"
@@ -312,6 +315,7 @@ class Recovery(Moving):
         db_index=False,
         verbose_name=_("write-off proposed by"),
     )
+    proposed_at = models.DateTimeField(_("write-off proposed at"), null=True)
     written_off_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.PROTECT,
@@ -342,6 +346,9 @@ class Recovery(Moving):
                 name="a_recovery_written_off_says_by_whom_and_why",
                 condition=~Q(state="WRITTEN_OFF") | Q(written_off_by__isnull=False) & ~Q(note=""),
             ),
+        ]
+        indexes = [
+            models.Index("id", name="write_offs_waiting", condition=Q(state="OPEN", proposed_by__isnull=False)),
         ]
 
     def __str__(self) -> str:

@@ -9,7 +9,8 @@ from django.db.models import F, Q
 from django.utils.translation import gettext_lazy as _
 
 from claims.models import Receipt, Recovery
-from config.errors import Refused, SamePerson
+from config import tiers
+from config.errors import NotTheMaker, Refused, SamePerson
 from config.states import IllegalMove
 
 
@@ -61,7 +62,7 @@ def record(*, recovery: Recovery, amount: int, reference: str, by: User, now: da
         raise ReceiptRecorded(pointer="/reference") from error
 
 
-def propose_write_off(*, recovery: Recovery, note: str, by: User) -> None:
+def propose_write_off(*, recovery: Recovery, note: str, by: User, now: datetime) -> None:
     """Propose to give up what is still open, with the reason; a second person grants it.
 
     :raises NoteNeeded:
@@ -70,7 +71,7 @@ def propose_write_off(*, recovery: Recovery, note: str, by: User) -> None:
     if not note.strip():
         raise NoteNeeded(pointer="/note")
     proposed = Recovery.objects.filter(pk=recovery.pk, state=Recovery.State.OPEN).update(
-        proposed_by=by, note=note.strip()[:300]
+        proposed_by=by, proposed_at=now, note=note.strip()[:300]
     )
     recovery.refresh_from_db()
     if not proposed:
@@ -78,14 +79,54 @@ def propose_write_off(*, recovery: Recovery, note: str, by: User) -> None:
 
 
 def write_off(*, recovery: Recovery, by: User, now: datetime) -> None:
-    """Grant a proposed write-off.
+    """Grant a proposed write-off: of what is open when it is granted.
 
     :raises NotProposed:
     :raises SamePerson: whoever proposed it.
+    :raises AboveTier: what is given up takes a senior approver.
     :raises IllegalMove: the recovery is closed.
     """
-    if recovery.proposed_by_id is None:
-        raise NotProposed()
-    if recovery.proposed_by_id == by.pk:
-        raise SamePerson()
-    recovery.move(Recovery.State.WRITTEN_OFF, written_off_by=by, closed_at=now)
+    with transaction.atomic():
+        recovery.hold()
+        if recovery.proposed_by_id is None:
+            raise NotProposed()
+        if recovery.proposed_by_id == by.pk:
+            raise SamePerson()
+        tiers.check(amount=at_stake(recovery), by=by)
+        recovery.move(Recovery.State.WRITTEN_OFF, written_off_by=by, closed_at=now)
+
+
+def at_stake(recovery: Recovery) -> int:
+    """What would be given up, in fen; nothing of a test merchant's is anybody's money."""
+    return 0 if recovery.merchant.is_test else recovery.amount - recovery.recovered
+
+
+def reject_write_off(*, recovery: Recovery, by: User) -> None:
+    """Leave open what another person proposed to write off.
+
+    :raises SamePerson: whoever proposed it; they withdraw it.
+    :raises NotProposed, IllegalMove:
+    """
+    _drop_proposal(recovery, by, is_own=False)
+
+
+def withdraw_write_off(*, recovery: Recovery, by: User) -> None:
+    """Take back one's own proposal to write off.
+
+    :raises NotTheMaker: somebody else proposed it.
+    :raises NotProposed, IllegalMove:
+    """
+    _drop_proposal(recovery, by, is_own=True)
+
+
+def _drop_proposal(recovery: Recovery, by: User, *, is_own: bool) -> None:
+    with transaction.atomic():
+        recovery.hold()
+        if recovery.state != Recovery.State.OPEN:
+            raise IllegalMove(state=recovery.state)
+        if recovery.proposed_by_id is None:
+            raise NotProposed()
+        if (recovery.proposed_by_id == by.pk) != is_own:
+            raise NotTheMaker() if is_own else SamePerson()
+        Recovery.objects.filter(pk=recovery.pk).update(proposed_by=None, proposed_at=None, note="")
+        recovery.refresh_from_db()

@@ -48,7 +48,7 @@ from unfold.widgets import (
     UnfoldAdminFileFieldWidget,
 )
 
-from config import audit, signing_in
+from config import audit, roles, signing_in, tiers
 from config.errors import Refused
 from config.models import Act
 from config.money import AmountNotReadable, format_yuan, parse_yuan
@@ -157,6 +157,7 @@ class Panel(NamedTuple):
     note: object = ""
     more: tuple[object, str] | None = None
     bar: tuple[int, int] | None = None
+    kind: str = ""
 
 
 Facts = Sequence[tuple[object, object]]
@@ -187,6 +188,8 @@ class Verb:
     warning: object = ""
     tone: str = ""
     words: object = ""
+    # What is decided about, in fen: from some amount on it takes a senior approver. The verb itself refuses too.
+    amount: Callable[[Any], int | None] | None = None
 
     def offered(self, row: Any) -> bool:
         return (self.states is None or row.state in self.states) and (self.shown is None or self.shown(row))
@@ -204,6 +207,28 @@ class Sheet:
     icon: str
     panels: Callable[[HttpRequest], Iterable[Panel]]
     words: object = ""
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What of a kind of record waits for a second person: listed in the inbox (``config.inbox``).
+
+    ``verbs`` decide about it, the one that lets it through first: their forms show ``compare`` (what, as it is, as it
+    will be) and carry a digest of it and of the record, and are refused when either has changed since. So whatever
+    moves by itself belongs into a verb's preview. ``asked_by`` and ``merchant`` lead to what their names say.
+    """
+
+    rows: Callable[[QuerySet[Any]], QuerySet[Any]]
+    since: str
+    asked_by: str
+    verbs: Sequence[str]
+    compare: Callable[[Any], Iterable[tuple[object, object, object]]]
+    merchant: str = "merchant"
+    name: Callable[[Any], object] = str
+
+
+class ChangedSinceShown(Refused):
+    text = _("This was changed after it was shown to you. Look at it again: nothing was decided.")
 
 
 class Button(NamedTuple):
@@ -349,6 +374,41 @@ def by_staff(request: HttpRequest) -> str:
     return f"staff:{request.user.get_username()}"[:60]
 
 
+# Whose rows ------------------------------------------------------------------------------------------------------
+
+
+def merchants_of(request: HttpRequest) -> list[Any] | None:
+    """The merchants whose rows are all that this person sees; None: they see everybody's.
+
+    Whoever has one role that is bound to merchants is bound in all of them. Asked once in a request.
+    """
+    if not hasattr(request, "merchants"):
+        user: Any = request.user
+        is_bound = not user.is_superuser and user.groups.filter(name__in=roles.BOUND).exists()
+        request.merchants = list(user.managed.values_list("merchant", flat=True)) if is_bound else None  # type: ignore[attr-defined]
+    return request.merchants  # type: ignore[attr-defined]
+
+
+def shown_to(request: HttpRequest, rows: QuerySet[Any]) -> QuerySet[Any]:
+    """Of records that somebody is offered to choose from those whose own page they may open."""
+    mine = merchants_of(request)
+    house = admin.site._registry.get(rows.model)
+    if mine is None or not isinstance(house, House):
+        return rows
+    return rows.filter(**{f"{house.merchant}__in": mine}) if house.merchant else rows.none()
+
+
+def may_look_at(request: HttpRequest, model: type[Model]) -> bool:
+    """Whether somebody may open the pages of a kind of record: what they may not is shown on no other page either."""
+    return admin.site._registry[model].has_view_permission(request)
+
+
+class Related(admin.RelatedFieldListFilter):
+    def field_choices(self, field: Any, request: HttpRequest, model_admin: Any) -> list[tuple[Any, Any]]:
+        rows = shown_to(request, field.related_model._default_manager.all())
+        return [(row.pk, str(row)) for row in rows.order_by(*self.field_admin_ordering(field, request, model_admin))]
+
+
 # Lists -----------------------------------------------------------------------------------------------------------
 
 
@@ -423,11 +483,11 @@ class Audited(ModelAdmin):
         self, request: HttpRequest, object_id: str, extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
         """What staff did to this record; from where is for those who may read the audit as a whole."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         row = self.get_object(request, unquote(object_id))
         if row is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
-        if not self.has_view_permission(request, row):
-            raise PermissionDenied
         acts = audit.about(row)[:HISTORY]
         may_read_all = request.user.has_perm("config.view_act")
         panel = Panel(
@@ -488,6 +548,11 @@ class House(Audited):
     sheets: ClassVar[Sequence[Sheet]] = ()
     empty: ClassVar[object] = ""
     """What to do when the list is empty."""
+    waiting: ClassVar[Waiting | None] = None
+
+    merchant: ClassVar[str | None]
+    """The path from a record to its merchant, by which rows are shown to whoever is bound to merchants; None: they see
+    no record of this kind. Every page says which (tests/admin/test_scope.py)."""
 
     def __init__(self, model: type[Model], site: admin.AdminSite) -> None:
         super().__init__(model, site)
@@ -502,6 +567,12 @@ class House(Audited):
             self.search_fields = ("pk",)
 
     # Who may do what
+
+    def _is_shut(self, request: HttpRequest) -> bool:
+        return self.merchant is None and merchants_of(request) is not None
+
+    def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return not self._is_shut(request) and super().has_view_permission(request, obj)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
@@ -575,6 +646,18 @@ class House(Audited):
     def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
         return self._columns
 
+    def get_list_filter(self, request: HttpRequest) -> Sequence[Any]:
+        """A filter offers no record that its own list would not show."""
+        return [
+            (one, Related) if isinstance(self._fields.get(str(one)), models.ForeignKey) else one
+            for one in self.list_filter
+        ]
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **rest: Any) -> Any:
+        rows: Any = rest.get("queryset")
+        rest["queryset"] = shown_to(request, db_field.related_model._default_manager.all() if rows is None else rows)
+        return super().formfield_for_foreignkey(db_field, request, **rest)
+
     def get_changelist(self, request: HttpRequest, **rest: Any) -> type[ChangeList]:
         return Rows
 
@@ -602,6 +685,8 @@ class House(Audited):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         queryset = super().get_queryset(request)
+        if (mine := merchants_of(request)) is not None:
+            queryset = queryset.filter(**{f"{self.merchant}__in": mine}) if self.merchant else queryset.none()
         is_list = request.resolver_match is not None and str(request.resolver_match.url_name).endswith("_changelist")
         return queryset.defer(*self.heavy) if is_list and self.heavy else queryset
 
@@ -643,17 +728,46 @@ class House(Audited):
             self.remember(row)
         return row
 
-    def buttons(self, request: HttpRequest, row: Any) -> list[Button]:
+    def buttons(self, request: HttpRequest, row: Any, *, names: Collection[str] | None = None) -> list[Button]:
         return [
-            Button(verb.label, verb.tone, self._verb_url(verb, row), verb.barred(request, row) if verb.barred else None)
+            Button(verb.label, verb.tone, self._verb_url(verb, row), self._barred(request, verb, row))
             for verb in self.verbs
-            if verb.offered(row) and self.may(request, verb)
+            if (names is None or verb.name in names) and verb.offered(row) and self.may(request, verb)
         ]
+
+    def _barred(self, request: HttpRequest, verb: Verb, row: Any) -> object:
+        """Why this person does not do this to this record, if so."""
+        if verb.barred and (reason := verb.barred(request, row)):
+            return reason
+        try:
+            tiers.check(amount=verb.amount(row) if verb.amount else None, by=request.user)  # type: ignore[arg-type]
+        except tiers.AboveTier as refused:
+            return str(refused)
+        return None
+
+    def verb(self, name: str) -> Verb:
+        return next(verb for verb in self.verbs if verb.name == name)
+
+    def _decides(self, verb: Verb) -> bool:
+        return self.waiting is not None and verb.name in self.waiting.verbs
+
+    def side_by_side(self, row: Any) -> list[Panel]:
+        """What waits for a second person: as it is, and as it will be."""
+        if self.waiting is None or not self.verb(self.waiting.verbs[0]).offered(row):
+            return []
+        rows = [(capfirst(str(label)), before, after) for label, before, after in self.waiting.compare(row)]
+        return [Panel(_("what is asked for"), ("", _("as it is"), _("as it will be")), rows, kind="compare")]
+
+    def _seen(self, row: Any) -> str:
+        """What somebody is shown of a record that they decide about, as one word."""
+        columns = {field.attname: getattr(row, field.attname) for field in self.opts.concrete_fields}
+        shown = [[str(cell) for cell in line] for panel in self.side_by_side(row) for line in panel.rows]
+        return salted_hmac("what was shown", json.dumps([columns, shown], default=str)).hexdigest()
 
     def _page(self, request: HttpRequest, row: Any) -> dict[str, Any]:
         return {
             "buttons": self.buttons(request, row),
-            "panels": list(self.panels(request, row)),
+            "panels": [*self.side_by_side(row), *self.panels(request, row)],
             "note": self.note(request, row),
             "is_moving": self.is_moving(row),
         }
@@ -661,11 +775,11 @@ class House(Audited):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponseBase:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
         row = self.get_object(request, unquote(object_id))
         if row is None:
             return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
-        if not self.has_view_permission(request, row):
-            raise PermissionDenied
         if request.method not in ("GET", "HEAD"):
             raise PermissionDenied
         context = {
@@ -704,6 +818,9 @@ class House(Audited):
     def open_sheets(self, request: HttpRequest) -> list[Sheet]:
         """The sheets that this person may look at."""
         model = self.opts.model_name
+        if merchants_of(request) is not None:
+            # Its figures are those of all merchants together.
+            return []
         return [one for one in self.sheets if request.user.has_perm(f"{self.opts.app_label}.view_{one.name}_{model}")]
 
     def sheet_url(self, sheet: Sheet) -> str:
@@ -736,13 +853,15 @@ class House(Audited):
             if row is None:
                 return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
             back = address(row) or back
+            if request.GET.get("then") == "inbox":
+                back = reverse("inbox")
             if not verb.offered(row):
                 self._tried(request, verb, row, "NotOffered")
                 messages.warning(
                     request, _("This is no longer possible: somebody was first. Look at the record again.")
                 )
                 return HttpResponseRedirect(back)
-            if verb.barred and (reason := verb.barred(request, row)):
+            if reason := self._barred(request, verb, row):
                 self._tried(request, verb, row, "Barred")
                 messages.error(request, str(reason))
                 return HttpResponseRedirect(back)
@@ -757,6 +876,10 @@ class House(Audited):
                 is_sure = True
             if verb.preview and (is_sure or not verb.quotes):
                 preview = verb.preview(request, row, form.cleaned_data if is_sure else {})
+        except ChangedSinceShown as refused:
+            # Shown again as it is now, or that it waits no longer.
+            messages.error(request, str(refused))
+            return HttpResponseRedirect(request.get_full_path())
         except Refused as refused:
             is_sure = False
             messages.error(request, str(refused))
@@ -768,6 +891,7 @@ class House(Audited):
             "verb": verb,
             "form": form,
             "preview": preview,
+            **({"panels": self.side_by_side(row), "seen": self._seen(row)} if row and self._decides(verb) else {}),
             "is_sure": is_sure or not verb.quotes,
             "sure": _digest(request),
             "back": back,
@@ -783,8 +907,14 @@ class House(Audited):
         make = verb.form or forms.Form
         row_argument = {"row": row} if getattr(make, "takes_row", False) else {}
         if request.method == "POST":
-            return dress(make(request.POST, request.FILES, **row_argument))
-        return dress(make(initial=request.GET.dict(), **row_argument))
+            form = make(request.POST, request.FILES, **row_argument)
+        else:
+            form = make(initial=request.GET.dict(), **row_argument)
+        for field in form.fields.values():
+            if isinstance(field, forms.ModelChoiceField):
+                offered: Any = field.queryset
+                field.queryset = shown_to(request, offered)
+        return dress(form)
 
     def _done(self, request: HttpRequest, verb: Verb, row: Any, form: forms.Form, back: str) -> HttpResponseBase:
         asked = dict(form.cleaned_data)
@@ -796,6 +926,8 @@ class House(Audited):
                 result = verb.run(request, row, form.cleaned_data)
             else:
                 with transaction.atomic():
+                    if row is not None and self._decides(verb):
+                        self._hold(request, row)
                     result = verb.run(request, row, form.cleaned_data)
                     self._write_down(request, verb, deed, result)
         except Refused as refused:
@@ -811,6 +943,16 @@ class House(Audited):
         messages.success(request, str(result))
         return HttpResponseRedirect(back)
 
+    def _hold(self, request: HttpRequest, row: Any) -> None:
+        """Keep the record as it is from here on, if it is what the form showed.
+
+        :raises ChangedSinceShown: or the form says nothing of what it showed.
+        """
+        row.hold()
+        if not constant_time_compare(request.POST.get("seen", ""), self._seen(row)):
+            raise ChangedSinceShown()
+        self.remember(row)
+
     def _write_down(self, request: HttpRequest, verb: Verb, deed: dict[str, Any], result: object) -> None:
         row = deed["row"]
         made = result if isinstance(result, Model) else None
@@ -825,7 +967,7 @@ class House(Audited):
 def _digest(request: HttpRequest) -> str:
     """What stands on a form that was sent, as one word."""
     sent = sorted(
-        (name, values) for name, values in request.POST.lists() if name not in ("csrfmiddlewaretoken", "sure")
+        (name, values) for name, values in request.POST.lists() if name not in ("csrfmiddlewaretoken", "sure", "seen")
     )
     return salted_hmac("what was quoted", json.dumps([request.path, sent])).hexdigest()
 
@@ -861,10 +1003,11 @@ class Terms(YuanOnForms, House):
         return ""
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return ModelAdmin.has_add_permission(self, request)
+        return not self._is_shut(request) and ModelAdmin.has_add_permission(self, request)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return ModelAdmin.has_change_permission(self, request, obj) and not (obj and self.locked(obj))
+        may = not self._is_shut(request) and ModelAdmin.has_change_permission(self, request, obj)
+        return may and not (obj and self.locked(obj))
 
     def note(self, request: HttpRequest, row: Any) -> object:
         return self.locked(row)
@@ -945,9 +1088,17 @@ MENU: Sequence[tuple[object, Sequence[tuple[str, str]]]] = (
 )  # fmt: skip
 
 
+def kinds_that_wait(request: HttpRequest) -> list[House]:
+    """The kinds of records of which this person sees what waits for a second one."""
+    houses = (house for house in admin.site._registry.values() if isinstance(house, House) and house.waiting)
+    return [house for house in houses if house.has_view_permission(request)]
+
+
 def menu(request: HttpRequest) -> list[dict[str, Any]]:
     """The side bar: what this person may look at, by subject."""
-    groups = []
+    groups: list[dict[str, Any]] = []
+    if kinds_that_wait(request):
+        groups.append({"items": [{"title": _("Approvals"), "icon": "inbox", "link": reverse("inbox")}]})
     for title, items in MENU:
         shown = []
         for label, icon in items:
@@ -1011,6 +1162,8 @@ def _take_factor_away(request: HttpRequest, row: User, data: dict[str, Any]) -> 
 class StaffAdmin(UserAdmin, Terms):  # type: ignore[misc]  # Django's page of a user, on our own ground
     """People and their roles. Only a superuser makes another one, or opens what no role opens."""
 
+    merchant = None
+
     form = UserChangeForm
     add_form = UserCreationForm
     change_password_form = AdminPasswordChangeForm
@@ -1070,6 +1223,8 @@ class StaffAdmin(UserAdmin, Terms):  # type: ignore[misc]  # Django's page of a 
 class RoleAdmin(House):
     """Roles stand in ``config/roles.py``: what is shown here is what that table says."""
 
+    merchant = None
+
     list_display = ("name",)
     facts = ("name",)
 
@@ -1122,6 +1277,8 @@ class ByKind(_Chosen):
 @admin.register(Act)
 class ActAdmin(House):
     """What staff did: who, when, from where, to what, and what it changed."""
+
+    merchant = None
 
     list_display = ("seq", "recorded_at", "who", "what", "kind_of_record", "label", "outcome", "why", "address")
     list_filter = (ByWho, ByVerb, ByKind, "outcome", "recorded_at")

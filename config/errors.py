@@ -51,3 +51,10 @@ class SamePerson(Refused):
 
     status = 403
     text = _("Whoever prepared this cannot decide it: a second person does.")
+
+
+class NotTheMaker(Refused):
+    """What waits for a second person is taken back by the first one, and by nobody else."""
+
+    status = 403
+    text = _("Only whoever prepared this takes it back.")

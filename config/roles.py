@@ -8,11 +8,13 @@ say exactly this table.
 from collections.abc import Mapping
 
 from django.apps import apps
+from django.conf import settings
 from django.contrib.auth.models import Group, Permission
 from django.contrib.contenttypes.models import ContentType
 from django.db import transaction
+from django.utils import translation
 
-from config import audit
+from config import audit, tiers
 
 SEES: Mapping[str, str] = {
     "issuing": (
@@ -30,32 +32,48 @@ SEES: Mapping[str, str] = {
         "pointsmessage wrongguess repair"
     ),
 }
-"""What every role sees."""
+"""What every role sees that is not bound to merchants."""
+
+BOUND = ("merchant manager",)
+"""Roles that see the rows of the merchants assigned to a person, and no others."""
+
+SEEN_BY_BOUND: Mapping[str, str] = {
+    "issuing": "merchant merchantkey cardprogram bonustier event webhookendpoint webhookdelivery webhookattempt",
+    "prepaid": "networkaccount card load transaction refusedpayment",
+    "insurance": "product policy",
+    "claims": "insuredevent claim",
+    "points": "couponproduct exchangeratio exchange coupon pointsreturn",
+}
+"""What they see of those: records that carry their merchant themselves, by which a long list is narrowed quickly."""
+
+_APPROVER: Mapping[str, str] = {
+    "issuing.batch": "approve reject download",
+    "prepaid.break": "view_workbench match resolve reverse resubmit unfreeze",
+    "prepaid.hold": "release",
+    "points.exchangeratio": "approve reject",
+    "points.exchange": "settle reject_settlement",
+    "claims.insuredevent": "confirm withdraw approve_all pay_all",
+    "claims.claim": "approve reject pay",
+    "claims.recovery": "write_off reject_write_off",
+    "insurance.policy": "view_exposure",
+}
 
 ROLES: Mapping[str, Mapping[str, str]] = {
     "clerk": {
-        "issuing.batch": "upload reject download",
+        "issuing.batch": "upload withdraw download",
         "prepaid.card": "open top_up freeze unfreeze report_lost replace close",
         "prepaid.transaction": "refund reverse",
     },
     "adjuster": {
         "prepaid.card": "freeze file_claim",
         "claims.insuredevent": "declare withdraw file_all assess_all",
-        "claims.claim": "assess reject ask_for_papers receive_papers",
-        "claims.recovery": "record propose_write_off",
+        "claims.claim": "assess reject withdraw ask_for_papers receive_papers",
+        "claims.recovery": "record propose_write_off withdraw_write_off",
         "insurance.policy": "view_exposure",
     },
-    "approver": {
-        "issuing.batch": "approve reject download",
-        "prepaid.break": "view_workbench match resolve reverse resubmit unfreeze",
-        "prepaid.hold": "release",
-        "points.exchangeratio": "approve reject",
-        "points.exchange": "settle",
-        "claims.insuredevent": "confirm withdraw approve_all pay_all",
-        "claims.claim": "approve reject pay",
-        "claims.recovery": "write_off",
-        "insurance.policy": "view_exposure",
-    },
+    "approver": _APPROVER,
+    # The same verbs, and amounts from ``SENIOR_APPROVAL_FROM`` on (``config.tiers``).
+    "senior approver": {**_APPROVER, "config.act": tiers.PERMISSION.removesuffix("_act")},
     "partner desk": {
         "issuing.merchantkey": "revoke",
         "issuing.webhookendpoint": "ping pause resume",
@@ -63,8 +81,8 @@ ROLES: Mapping[str, Mapping[str, str]] = {
         "insurance.policy": "ask_again view_exposure",
         "insurance.endorsement": "ask_again",
         "insurance.notice": "ask_again",
-        "points.exchangeratio": "propose",
-        "points.exchange": "ask_again propose_settlement settle",
+        "points.exchangeratio": "propose withdraw",
+        "points.exchange": "ask_again propose_settlement settle reject_settlement withdraw_settlement",
         "points.pointsreturn": "ask_again",
         "points.coupon": "read_code freeze unfreeze extend reissue void",
         "points.repair": "ask_again",
@@ -74,6 +92,11 @@ ROLES: Mapping[str, Mapping[str, str]] = {
             "view_workbench take match carry_over resolve reopen ask_again reverse resubmit freeze unfreeze"
         ),
         "prepaid.hold": "hold",
+    },
+    "merchant manager": {
+        "prepaid.card": "freeze",
+        "issuing.webhookendpoint": "ping pause resume",
+        "issuing.webhookdelivery": "resend",
     },
     "auditor": {
         "prepaid.break": "view_workbench",
@@ -85,6 +108,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
     # Sets the terms and the people; money moves through the others. The demonstration's administrator is a superuser.
     "administrator": {
         "issuing.merchant": "add change make_key make_test_twin",
+        "issuing.merchantmanager": "view add change delete",
         "issuing.merchantkey": "rotate revoke",
         "issuing.regulation": "add change",
         "issuing.cardprogram": "add change withdraw offer_again",
@@ -103,9 +127,8 @@ ROLES: Mapping[str, Mapping[str, str]] = {
 
 def table() -> dict[str, set[str]]:
     """For each role the full names of its permissions, such as ``prepaid.freeze_card``."""
-    seen = {f"{app}.view_{model}" for app, models in SEES.items() for model in models.split()}
     return {
-        role: seen
+        role: _seen(SEEN_BY_BOUND if role in BOUND else SEES)
         | {
             f"{label.split('.')[0]}.{verb}_{label.split('.')[1]}"
             for label, verbs in models.items()
@@ -113,6 +136,44 @@ def table() -> dict[str, set[str]]:
         }
         for role, models in ROLES.items()
     }
+
+
+def _seen(pages: Mapping[str, str]) -> set[str]:
+    return {f"{app}.view_{model}" for app, models in pages.items() for model in models.split()}
+
+
+DOCUMENT = settings.BASE_DIR / "docs" / "roles.md"
+
+_HEAD = """# Who may see what and do what
+
+Written by `manage.py roles --write` from `config/roles.py`; a test holds it against that table and the running site.
+✓ sees the page; beside it stand the verbs, each a button. A superuser may do everything but decide what they prepared.
+A *merchant manager* sees only the rows of the merchants assigned to them; a foreign row is answered as one that is
+not there.
+A *senior approver* decides about amounts from `SENIOR_APPROVAL_FROM` on (docs/operating.md), an *approver* below it.
+The inbox of approvals is open to whoever sees one of the kinds in it, and shows of them what that person sees.
+"""
+
+
+def as_markdown() -> str:
+    """The table as a page: role × page × verb."""
+    held: dict[tuple[str, str], dict[str, list[str]]] = {}
+    for role, names in table().items():
+        for name in sorted(names):
+            app, codename = name.split(".")
+            verb, _underscore, model = codename.rpartition("_")
+            held.setdefault((app, model), {}).setdefault(role, []).append(verb)
+    lines = [_HEAD, f"| page | {' | '.join(ROLES)} |", "|---" * (len(ROLES) + 1) + "|"]
+    with translation.override("en"):
+        for (app, model), by_role in sorted(held.items()):
+            name = apps.get_model(app, model)._meta.verbose_name
+            lines.append(f"| {app}: {name} | {' | '.join(_cell(by_role.get(role, [])) for role in ROLES)} |")
+    return "\n".join([*lines, ""])
+
+
+def _cell(verbs: list[str]) -> str:
+    sees = ["✓"] if "view" in verbs else []
+    return " ".join(sees + [", ".join(verb.replace("_", " ") for verb in verbs if verb != "view")]).strip()
 
 
 @transaction.atomic

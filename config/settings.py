@@ -12,6 +12,8 @@ from django.templatetags.static import static
 from django.utils.translation import gettext_lazy as _
 
 from config import embedded, keys
+from config.errors import Refused
+from config.money import parse_yuan
 
 env = environ.Env()
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -33,6 +35,12 @@ POINTS_SYSTEM_KEYS = _secret("POINTS_SYSTEM_KEYS")
 SECOND_FACTOR_KEYS = _secret("SECOND_FACTOR_KEYS")
 # Changing it makes every merchant's API key void, so it is one and stays.
 API_KEY_PEPPER = _secret("API_KEY_PEPPER")[0]
+
+# From this amount on, in yuan, a senior approver is the second person (config.tiers).
+try:
+    SENIOR_APPROVAL_FROM = parse_yuan(env.str("SENIOR_APPROVAL_FROM", default="10000.00"))
+except Refused as refused:
+    raise ImproperlyConfigured(f"SENIOR_APPROVAL_FROM: {refused}") from None
 
 # Who may ask, and over what
 ALLOWED_HOSTS = env.list("ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])

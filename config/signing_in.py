@@ -337,7 +337,8 @@ class Site(UnfoldAdminSite):
         return [
             path("sign-in/code/", self.second_step, name="second_step"),
             path("second-factor/", self.second_factor, name="second_factor"),
-            *super().get_urls(),
+            # No record has a page outside, and asking for one told whether the record is there.
+            *(one for one in super().get_urls() if getattr(one, "name", "") != "view_on_site"),
         ]
 
     @method_decorator([never_cache, csrf_protect, sensitive_post_parameters()])

@@ -25,6 +25,10 @@ class Moving(models.Model):
     class Meta:
         abstract = True
 
+    def hold(self) -> None:
+        """Lock the row and read it anew: until the transaction ends it stays what is decided about."""
+        self.refresh_from_db(from_queryset=type(self)._base_manager.select_for_update())
+
     def move(self, to: str, **facts: Any) -> None:
         """Go to state ``to`` and set ``facts``, if the row is still in the state it was read in.
 

@@ -23,6 +23,7 @@ from config.admin import (
     column,
     figure,
     link,
+    may_look_at,
     moment,
     number,
     state_of,
@@ -41,12 +42,14 @@ MESSAGES = 40
 
 @admin.register(Insurer)
 class InsurerAdmin(Terms):
+    merchant = None
     list_display = ("code", "name")
     empty = _("Add the insurer that covers the cards.")
 
 
 @admin.register(Product)
 class ProductAdmin(Terms):
+    merchant = "merchant"
     list_display = (
         "code", "merchant", "insurer", "annual_rate", "basis", "coverage_ratio", "deductible_rate",
         "deductible_amount", "valid_from_date",
@@ -133,7 +136,9 @@ class HandshakeAdmin(House):
         )
 
     def panels(self, request: HttpRequest, row: Any) -> Iterable[Panel]:
-        yield self.conversation(row)
+        # One message holds the cards of many merchants.
+        if may_look_at(request, InsurerMessage):
+            yield self.conversation(row)
 
 
 def _said_of(message: InsurerMessage, request_no: str) -> str:
@@ -214,6 +219,7 @@ def _exposures(request: HttpRequest) -> Iterable[Panel]:
 
 @admin.register(Policy)
 class PolicyAdmin(HandshakeAdmin):
+    merchant = "merchant"
     list_display = (
         "number", "state", "card", "merchant", "sum_insured", "premium", "cover_from_date", "cover_to_date",
         "accepted_at",
@@ -260,7 +266,7 @@ class PolicyAdmin(HandshakeAdmin):
         )
         if row.product.basis == Product.Basis.DAILY_BALANCE and row.policy_no:
             yield self.daily_balances(row)
-        yield self.conversation(row)
+        yield from super().panels(request, row)
 
     def daily_balances(self, row: Policy) -> Panel:
         """How the premium by the daily balance comes about: every figure that its calculation uses."""
@@ -288,6 +294,7 @@ class PolicyAdmin(HandshakeAdmin):
 
 @admin.register(Endorsement)
 class EndorsementAdmin(HandshakeAdmin):
+    merchant = "policy__merchant"
     list_display = ("number", "kind", "policy", "state", "amount", "premium", "effective_date", "accepted_at")
     list_filter = ("state", "kind")
     money = ("amount", "premium", "balance_days")
@@ -313,6 +320,7 @@ class EndorsementAdmin(HandshakeAdmin):
 
 @admin.register(Notice)
 class NoticeAdmin(HandshakeAdmin):
+    merchant = "policy__merchant"
     list_display = ("recorded_at", "kind", "insurer", "policy", "state", "accepted_at")
     list_filter = ("state", "kind")
     links = ("policy",)
@@ -322,6 +330,7 @@ class NoticeAdmin(HandshakeAdmin):
 
 @admin.register(InsurerMessage)
 class InsurerMessageAdmin(House):
+    merchant = None
     list_display = ("recorded_at", "direction", "type", "status", "problem", "message_id")
     list_filter = ("direction", "type")
     heavy = ("body", "headers", "request_nos")

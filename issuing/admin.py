@@ -4,10 +4,12 @@ import csv
 import io
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
+from operator import attrgetter
 from typing import Any, ClassVar
 
 from django import forms
 from django.contrib import admin
+from django.contrib.auth.models import User
 from django.http import HttpRequest, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -16,6 +18,7 @@ from django.utils.html import format_html
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
+from config import roles
 from config.addresses import read_networks
 from config.admin import (
     NOTHING,
@@ -26,6 +29,7 @@ from config.admin import (
     Reason,
     Terms,
     Verb,
+    Waiting,
     badge,
     column,
     figure,
@@ -36,6 +40,7 @@ from config.admin import (
     shown_once,
     yuan,
 )
+from config.errors import NotTheMaker, SamePerson
 from config.ids import public_id
 from issuing import batches, events, importing, keys, webhooks
 from issuing.models import (
@@ -46,6 +51,7 @@ from issuing.models import (
     Event,
     Merchant,
     MerchantKey,
+    MerchantManager,
     Regulation,
     Unit,
     WebhookAttempt,
@@ -112,8 +118,21 @@ class LiveOrTest(admin.SimpleListFilter):
         return queryset.live() if self.value() == "live" else queryset.for_tests()
 
 
+class ManagerLines(Lines):
+    model = MerchantManager
+    fields = ("user",)
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **rest: Any) -> Any:
+        # Nobody else is bound to merchants.
+        rest["queryset"] = User.objects.filter(is_active=True, groups__name__in=roles.BOUND).distinct()
+        return super().formfield_for_foreignkey(db_field, request, **rest)
+
+    verbose_name_plural = _("managers: who sees this merchant's rows and no others")
+
+
 @admin.register(Merchant)
 class MerchantAdmin(Terms):
+    merchant = "pk"
     list_display = ("code", "name", "sector", "city", "state", "recorded_at")
     list_filter = ("state", LiveOrTest)
     fields = ("code", "name", "sector", "city", "time_zone", "rate_limits")
@@ -132,6 +151,7 @@ class MerchantAdmin(Terms):
     links = ("test_of",)
     search_help_text = _("code or name")
     empty = _("Add the first merchant: the one that issues the cards and pays for their insurance.")
+    inlines = (ManagerLines,)
     verbs: ClassVar[Sequence[Verb]] = (
         Verb(
             "make_key",
@@ -220,6 +240,7 @@ def _rotate(request: HttpRequest, key: MerchantKey, data: dict[str, Any]) -> Tem
 
 @admin.register(MerchantKey)
 class MerchantKeyAdmin(House):
+    merchant = "merchant"
     list_display = ("name", "merchant", "last4", "recorded_at", "expires_at", "last_used_at", "revoked_at")
     list_filter = ("merchant",)
     facts = (
@@ -250,6 +271,7 @@ class MerchantKeyAdmin(House):
 
 @admin.register(Regulation)
 class RegulationAdmin(Terms):
+    merchant = None
     list_display = ("region", "valid_from_date", "named_card_limit", "unnamed_card_limit", "unnamed_term_years")
     money = (
         "named_card_limit", "unnamed_card_limit", "unnamed_identity_from", "cash_refused_from_individual",
@@ -278,6 +300,7 @@ def _offer_again(request: HttpRequest, program: CardProgram, data: dict[str, Any
 
 @admin.register(CardProgram)
 class CardProgramAdmin(Terms):
+    merchant = "merchant"
     list_display = ("code", "merchant", "name", "kind", "card_limit", "price", "term_days", "state")
     list_filter = ("kind", "state", "merchant")
     money = ("card_limit", "price", "single_use_price")
@@ -344,12 +367,32 @@ def _reject(request: HttpRequest, batch: Batch, data: dict[str, Any]) -> object:
     return _("Rejected. Nothing of this batch is issued.")
 
 
+def _not_ones_own(request: HttpRequest, batch: Batch) -> object:
+    return SamePerson.text if batch.made_by_id == request.user.pk else None
+
+
 def _not_by_its_maker(request: HttpRequest, batch: Batch) -> object:
     if batch.made_by_id == request.user.pk:
         return _("You prepared this batch: a second person approves it.")
     if batch.bad_rows >= batch.rows:
         return batches.NothingToIssue.text
     return None
+
+
+def _withdraw_batch(request: HttpRequest, batch: Batch, data: dict[str, Any]) -> object:
+    batches.withdraw(batch=batch, by=request.user, reason=data["reason"], now=timezone.now())  # type: ignore[arg-type]
+    return _("Withdrawn. Nothing of this batch is issued.")
+
+
+def _only_by_its_maker(request: HttpRequest, batch: Batch) -> object:
+    return None if batch.made_by_id == request.user.pk else NotTheMaker.text
+
+
+def _before_and_after(batch: Batch) -> Iterable[tuple[object, object, object]]:
+    yield _("state"), _state(batch), badge("APPROVED", Batch.State.APPROVED.label)
+    yield _("cards of this batch"), number(0), number(batch.rows - batch.bad_rows)
+    yield _("paid in for them"), yuan(0), yuan(batch.good_amount)
+    yield _("rows that stay refused"), number(batch.bad_rows), number(batch.bad_rows)
 
 
 def _what_is_issued(request: HttpRequest, batch: Batch, data: dict[str, Any]) -> Facts:
@@ -384,12 +427,24 @@ def _as_csv(batch: Batch) -> Iterator[str]:
 
 @admin.register(Batch)
 class BatchAdmin(House):
-    list_display = ("name", "state", "rows", "bad_rows", "issued_rows", "good_amount", "made_by", "recorded_at")
+    # A line that was refused may be anybody's.
+    merchant = None
+    list_display = (
+        "name",
+        "state",
+        "merchant",
+        "rows",
+        "bad_rows",
+        "issued_rows",
+        "good_amount",
+        "made_by",
+        "recorded_at",
+    )
     list_filter = ("state",)
     money = ("good_amount",)
     facts = (
-        "name", "state", "rows", "bad_rows", "issued_rows", "good_amount", "made_by", "recorded_at", "approved_by",
-        "approved_at", "finished_at", "problem", "sha256",
+        "name", "merchant", "state", "rows", "bad_rows", "issued_rows", "good_amount", "made_by", "recorded_at",
+        "approved_by", "approved_at", "finished_at", "problem", "sha256",
     )  # fmt: skip
     empty = _("Upload a file of purchases: it is checked row by row and waits for a second person's approval.")
     list_verbs = (
@@ -398,11 +453,22 @@ class BatchAdmin(House):
     )  # fmt: skip
     verbs = (
         Verb("approve", _("approve"), _approve, states=("STAGED",), barred=_not_by_its_maker, preview=_what_is_issued,
-             tone="main", warning=_("The cards are issued and insured at once. This cannot be taken back.")),
-        Verb("reject", _("reject"), _reject, form=Reason, states=("STAGED",), tone="bad", preview=_what_is_issued),
+             tone="main", amount=attrgetter("good_amount"),
+             warning=_("The cards are issued and insured at once. This cannot be taken back.")),
+        Verb("reject", _("reject"), _reject, form=Reason, states=("STAGED",), tone="bad", preview=_what_is_issued,
+             barred=_not_ones_own),
+        Verb("withdraw", _("withdraw"), _withdraw_batch, form=Reason, states=("STAGED",), barred=_only_by_its_maker),
         Verb("download", _("download refused rows"), _refused_rows, shown=lambda batch: batch.bad_rows > 0,
              words=_("A CSV file with line, reason and the row as it stood.")),
     )  # fmt: skip
+
+    waiting = Waiting(
+        rows=lambda rows: rows.filter(state=Batch.State.STAGED),
+        since="recorded_at",
+        asked_by="made_by",
+        verbs=("approve", "reject", "withdraw"),
+        compare=_before_and_after,
+    )
 
     def note(self, request: HttpRequest, row: Batch) -> object:
         return row.problem if row.state == Batch.State.REJECTED else ""
@@ -431,6 +497,7 @@ class BatchAdmin(House):
 
 @admin.register(BatchRow)
 class BatchRowAdmin(House):
+    merchant = None
     list_display = ("line", "batch", "reference", "program", "holder", "amount", "refusal", "reason", "issued")
     money = ("amount",)
     links = ("batch",)
@@ -457,6 +524,7 @@ SHOWN = 50
 
 @admin.register(Event)
 class EventAdmin(House):
+    merchant = "merchant"
     list_display = ("recorded_at", "type", "merchant", "subject", "came_to", "amount")
     list_filter = ("type", "merchant")
     links = ("merchant",)
@@ -501,6 +569,7 @@ def _ping(request: HttpRequest, row: WebhookEndpoint, data: dict[str, Any]) -> W
 
 @admin.register(WebhookEndpoint)
 class WebhookEndpointAdmin(House):
+    merchant = "merchant"
     list_display = ("url", "merchant", "state", "paused_because", "failures", "attempted_at", "is_live")
     list_filter = ("state", "paused_because", "merchant")
     links = ("merchant",)
@@ -549,6 +618,7 @@ def _resend(request: HttpRequest, row: WebhookDelivery, data: dict[str, Any]) ->
 
 @admin.register(WebhookDelivery)
 class WebhookDeliveryAdmin(House):
+    merchant = "merchant"
     list_display = ("recorded_at", "merchant", "endpoint", "event", "state", "attempts", "problem", "due_at")
     list_filter = ("state", "merchant")
     links = ("endpoint", "event", "merchant")
@@ -576,6 +646,7 @@ class WebhookDeliveryAdmin(House):
 
 @admin.register(WebhookAttempt)
 class WebhookAttemptAdmin(House):
+    merchant = "delivery__merchant"
     list_display = ("recorded_at", "delivery", "status", "failure", "duration_ms")
     links = ("delivery",)
     heavy = ("answer",)

@@ -14,7 +14,8 @@ from django.db import connection, transaction
 from django.db.models import Count, Q, Sum
 from django.utils.translation import gettext_lazy as _
 
-from config.errors import Refused, SamePerson
+from config import tiers
+from config.errors import NotTheMaker, Refused, SamePerson
 from config.money import parse_yuan
 from issuing import importing, orders
 from issuing.models import Batch, CardProgram, Merchant, Regulation
@@ -75,20 +76,41 @@ def approve(*, batch: Batch, by: User, now: datetime) -> None:
 
     :raises SamePerson: ``by`` prepared it.
     :raises NothingToIssue: every row is refused.
+    :raises AboveTier: all of it together takes a senior approver.
     :raises IllegalMove: it is not, or no longer, waiting for approval.
     """
     if by.pk == batch.made_by_id:
         raise SamePerson()
     if batch.bad_rows >= batch.rows:
         raise NothingToIssue()
+    # Rows and amount were counted in the move to STAGED, from which this one leads: they are what they were.
+    tiers.check(amount=batch.good_amount, by=by)
     batch.move(Batch.State.APPROVED, approved_by=by, approved_at=now, due_at=now)
 
 
 def reject(*, batch: Batch, by: User, reason: str, now: datetime) -> None:
-    """Issue nothing of a batch. Whoever prepared it may withdraw it this way, too.
+    """Issue nothing of a batch that another person prepared.
 
+    :raises SamePerson: ``by`` prepared it; they withdraw it.
     :raises IllegalMove: it is not, or no longer, waiting for approval.
     """
+    if by.pk == batch.made_by_id:
+        raise SamePerson()
+    _end(batch, by, reason, now)
+
+
+def withdraw(*, batch: Batch, by: User, reason: str, now: datetime) -> None:
+    """Take back a batch that nobody has approved; nothing of it is issued.
+
+    :raises NotTheMaker: somebody else prepared it.
+    :raises IllegalMove: it is not, or no longer, waiting for approval.
+    """
+    if by.pk != batch.made_by_id:
+        raise NotTheMaker()
+    _end(batch, by, reason, now)
+
+
+def _end(batch: Batch, by: User, reason: str, now: datetime) -> None:
     batch.move(Batch.State.REJECTED, problem=f"{by.get_username()}: {reason}", finished_at=now)
 
 
@@ -232,8 +254,13 @@ WHERE r.id = later.id AND later.line > later.first AND r.refusal = ''"""
 
 
 def _count(batch: Batch, file: _Hashed) -> None:
+    good = Q(refusal="")
     sums = batch.lines.aggregate(
-        rows=Count("pk"), bad_rows=Count("pk", filter=~Q(refusal="")), good_amount=Sum("amount", filter=Q(refusal=""))
+        rows=Count("pk"), bad_rows=Count("pk", filter=~good), good_amount=Sum("amount", filter=good)
     )
     sums["good_amount"] = sums["good_amount"] or 0
-    batch.move(Batch.State.STAGED, sha256=file.hexdigest(), **sums)
+    # Programs are few: which of them are in the file says whose it is.
+    programs = batch.lines.filter(good).order_by().values("program").distinct()
+    owners = list(Merchant.objects.filter(programs__in=programs).order_by().distinct()[:2])
+    owner = owners[0] if len(owners) == 1 else None
+    batch.move(Batch.State.STAGED, sha256=file.hexdigest(), merchant=owner, **sums)

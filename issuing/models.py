@@ -144,6 +144,24 @@ class Merchant(Moving):
         return now + timedelta(seconds=self.test_clock_ahead) if self.test_clock_ahead else now
 
 
+class MerchantManager(models.Model):
+    """Whose rows a member of staff sees whose role is bound to merchants (``config.roles.BOUND``)."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL, models.CASCADE, related_name="managed", verbose_name=_("member of staff"),
+    )  # fmt: skip
+    merchant = models.ForeignKey(Merchant, models.PROTECT, related_name="managers", verbose_name=_("merchant"))
+    recorded_at = models.DateTimeField(_("recorded at"), auto_now_add=True)
+
+    class Meta:
+        verbose_name = _("merchant manager")
+        verbose_name_plural = _("merchant managers")
+        constraints = [models.UniqueConstraint("user", "merchant", name="one_manager_once_per_merchant")]
+
+    def __str__(self) -> str:
+        return f"{self.user} {self.merchant}"
+
+
 class MerchantKey(models.Model):
     """A key of the merchant API. Only its keyed hash is kept; the key itself is shown once.
 
@@ -348,6 +366,8 @@ class Batch(Moving):
         verbose_name=_("approved by"),
     )
     recorded_at = models.DateTimeField(_("recorded at"), auto_now_add=True)
+    # Whose purchases it holds, if they are all one merchant's.
+    merchant = models.ForeignKey(Merchant, models.PROTECT, null=True, blank=True, verbose_name=_("merchant"))
     approved_at = models.DateTimeField(_("approved at"), null=True, blank=True)
     finished_at = models.DateTimeField(_("finished at"), null=True, blank=True)
     due_at = models.DateTimeField(null=True, blank=True, editable=False)
@@ -367,7 +387,10 @@ class Batch(Moving):
                 | Q(approved_by__isnull=False, approved_at__isnull=False),
             ),
         ]
-        indexes = [models.Index("due_at", name="batches_due", condition=Q(due_at__isnull=False))]
+        indexes = [
+            models.Index("due_at", name="batches_due", condition=Q(due_at__isnull=False)),
+            models.Index("id", name="batches_waiting", condition=Q(state="STAGED")),
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -22,19 +22,21 @@ from config.admin import (
     Reason,
     Terms,
     Verb,
+    Waiting,
     badge,
     by_staff,
     column,
     figure,
     link,
     listing,
+    may_look_at,
     moment,
     number,
     shown_once,
     state_of,
     yuan,
 )
-from config.errors import SamePerson
+from config.errors import NotTheMaker, SamePerson
 from config.ids import parse_id
 from issuing.models import Merchant
 from points import coupons, exchange, parameters, repairs
@@ -81,6 +83,7 @@ def _restock(request: HttpRequest, row: CouponProduct, data: dict[str, Any]) -> 
 
 @admin.register(CouponProduct)
 class CouponProductAdmin(Terms):
+    merchant = "merchant"
     list_display = ("code", "merchant", "name", "face_value", "in_force", "stock", "valid_days", "state")
     list_filter = ("state", "merchant")
     money = ("face_value",)
@@ -169,8 +172,34 @@ def _reject(request: HttpRequest, row: ExchangeRatio, data: dict[str, Any]) -> o
     return _("Rejected.")
 
 
+def _withdraw_ratio(request: HttpRequest, row: ExchangeRatio, data: dict[str, Any]) -> object:
+    parameters.withdraw(ratio=row, by=request.user, now=timezone.now())  # type: ignore[arg-type]
+    return _("Withdrawn.")
+
+
+def _only_by_its_proposer(request: HttpRequest, row: ExchangeRatio) -> object:
+    return None if row.made_by_id == request.user.pk else NotTheMaker.text
+
+
+def _ratio_before_and_after(row: ExchangeRatio) -> Iterable[tuple[object, object, object]]:
+    """The version in force beside the one that is proposed."""
+    now = parameters.all_in_force([row.product], timezone.now()).get(row.product_id)
+
+    def of(ratio: ExchangeRatio | None) -> Iterable[object]:
+        if ratio is None:
+            return [NOTHING] * 5
+        return (
+            ratio, figure(f"{ratio.ratio.normalize():f}"), ratio.get_rounding_display(), moment(ratio.valid_from_at),
+            moment(ratio.valid_until_at),
+        )  # fmt: skip
+
+    labels = (_("version"), _("points per coupon"), _("rounding"), _("valid from"), _("valid until"))
+    return zip(labels, of(now), of(row), strict=True)
+
+
 @admin.register(ExchangeRatio)
 class ExchangeRatioAdmin(House):
+    merchant = "product__merchant"
     list_display = (
         "version", "product", "ratio", "rounding", "state", "in_force", "valid_from_at", "valid_until_at", "made_by",
         "approved_by",
@@ -190,7 +219,17 @@ class ExchangeRatioAdmin(House):
         Verb("approve", _("approve"), _approve, states=("PROPOSED",), barred=_not_by_its_proposer, tone="main"),
         Verb("reject", _("reject"), _reject, form=Reason, states=("PROPOSED",), barred=_not_by_its_proposer,
              tone="bad"),
+        Verb("withdraw", _("withdraw"), _withdraw_ratio, states=("PROPOSED",), barred=_only_by_its_proposer),
     )  # fmt: skip
+    waiting = Waiting(
+        rows=lambda rows: rows.filter(state=ExchangeRatio.State.PROPOSED),
+        since="recorded_at",
+        asked_by="made_by",
+        verbs=("approve", "reject", "withdraw"),
+        compare=_ratio_before_and_after,
+        merchant="product__merchant",
+        name=lambda row: f"{row.product} {row}",
+    )
 
     @column(_("in force now"))
     def in_force(self, row: ExchangeRatio) -> Any:
@@ -208,6 +247,7 @@ class ExchangeRatioAdmin(House):
 
 @admin.register(PointsAccount)
 class PointsAccountAdmin(House):
+    merchant = None
     list_display = ("last4", "recorded_at")
     facts = ("last4", "recorded_at")
     empty = _("An account stands here once points of it were asked for.")
@@ -228,6 +268,7 @@ class PointsAccountAdmin(House):
 
 @admin.register(ExchangeQuote)
 class ExchangeQuoteAdmin(House):
+    merchant = "product__merchant"
     list_display = ("recorded_at", "account", "product", "count", "points", "ratio", "expires_at")
     facts = ("account", "product", "ratio", "count", "points", "recorded_at", "expires_at")
     links = ("account", "product")
@@ -257,7 +298,8 @@ def _ask_again(request: HttpRequest, row: Exchange, data: dict[str, Any]) -> obj
 
 def _propose_settlement(request: HttpRequest, row: Exchange, data: dict[str, Any]) -> object:
     exchange.propose_settlement(
-        exchange=row, outcome=Exchange.State(data["outcome"]), reason=data["reason"], by=request.user  # type: ignore[arg-type]
+        exchange=row, outcome=Exchange.State(data["outcome"]), reason=data["reason"], by=request.user,  # type: ignore[arg-type]
+        now=timezone.now(),
     )  # fmt: skip
     return _("Proposed. A second person settles it.")
 
@@ -283,6 +325,32 @@ def _what_was_proposed(request: HttpRequest, row: Exchange, data: dict[str, Any]
     )
 
 
+def _reject_settlement(request: HttpRequest, row: Exchange, data: dict[str, Any]) -> object:
+    exchange.reject_settlement(exchange=row, by=request.user)  # type: ignore[arg-type]
+    return _("Rejected: it waits as it did before.")
+
+
+def _withdraw_settlement(request: HttpRequest, row: Exchange, data: dict[str, Any]) -> object:
+    exchange.withdraw_settlement(exchange=row, by=request.user)  # type: ignore[arg-type]
+    return _("Withdrawn: it waits as it did before.")
+
+
+def _only_by_who_proposed_it(request: HttpRequest, row: Exchange) -> object:
+    return None if row.settlement_by_id == request.user.pk else NotTheMaker.text
+
+
+def _is_proposed(row: Exchange) -> bool:
+    return bool(row.settlement)
+
+
+def _exchange_before_and_after(row: Exchange) -> Iterable[tuple[object, object, object]]:
+    is_issued = row.settlement == Exchange.State.ISSUED
+    yield _("exchange"), state_of(row), badge(row.settlement, Exchange.State(row.settlement).label)
+    yield _("coupons of the customer"), number(0), number(row.count if is_issued else 0)
+    yield _("points taken"), _("not known"), number(row.points if is_issued else 0)
+    yield _("reason"), NOTHING, row.settlement_reason
+
+
 class Incidents(admin.SimpleListFilter):
     """Exchanges whose answers contradict each other."""
 
@@ -301,6 +369,7 @@ class Incidents(admin.SimpleListFilter):
 
 @admin.register(Exchange)
 class ExchangeAdmin(House):
+    merchant = "merchant"
     list_display = ("submitted_at", "product", "account", "merchant", "count", "points", "state", "incident")
     list_filter = ("state", Incidents, "merchant")
     links = ("account", "product", "merchant")
@@ -308,7 +377,7 @@ class ExchangeAdmin(House):
         "product", "merchant", "account", "reference", "count", "points", "state", "submitted_at", "issued_at",
         "reversed_at", "bank_reference", "accounting_date", "reversal_reference", "reversed_points", "reversal_date",
         "refusal_code", "incident", "settlement",
-        "settlement_reason", "settlement_by", "settled_by",
+        "settlement_reason", "settlement_by", "settlement_at", "settled_by",
     )  # fmt: skip
     search_help_text = _("merchant's reference or request no.")
     empty = _("Exchanges come from the customers' page and the merchants' shops.")
@@ -318,9 +387,21 @@ class ExchangeAdmin(House):
         Verb("propose_settlement", _("propose a settlement"), _propose_settlement, form=Settlement,
              states=("UNRESOLVED",), words=_("For when the bank has shown by other ways what became of it.")),
         Verb("settle", _("settle by hand"), _settle, form=BankReference, states=("UNRESOLVED",),
-             shown=lambda row: bool(row.settlement), barred=_not_by_who_proposed_it, preview=_what_was_proposed,
+             shown=_is_proposed, barred=_not_by_who_proposed_it, preview=_what_was_proposed, amount=exchange.worth,
              warning=_("This cannot be taken back.")),
+        Verb("reject_settlement", _("reject the settlement"), _reject_settlement, form=Reason, states=("UNRESOLVED",),
+             shown=_is_proposed, barred=_not_by_who_proposed_it),
+        Verb("withdraw_settlement", _("withdraw the settlement"), _withdraw_settlement, states=("UNRESOLVED",),
+             shown=_is_proposed, barred=_only_by_who_proposed_it),
     )  # fmt: skip
+    waiting = Waiting(
+        rows=lambda rows: rows.filter(state=Exchange.State.UNRESOLVED).exclude(settlement=""),
+        since="settlement_at",
+        asked_by="settlement_by",
+        verbs=("settle", "reject_settlement", "withdraw_settlement"),
+        compare=_exchange_before_and_after,
+        name=lambda row: f"{row.product} × {row.count}",
+    )
 
     def find(self, text: str) -> list[Any]:
         if found := parse_id("exc", text):
@@ -351,8 +432,8 @@ class ExchangeAdmin(House):
     def is_moving(self, row: Exchange) -> bool:
         return row.state in (Exchange.State.PENDING, Exchange.State.UNKNOWN, Exchange.State.REVERSING)
 
-    def panels(self, request: HttpRequest, row: Exchange) -> Iterable[Panel]:
-        yield Panel(
+    def conversation(self, row: Exchange) -> Panel:
+        return Panel(
             _("conversation with the points system"),
             (
                 _("when"), _("direction"), _("type"), figure(_("HTTP status")), _("as it stood on the wire"),
@@ -370,6 +451,11 @@ class ExchangeAdmin(House):
             _("Nothing was sent yet."),
             more=(_("all"), listing(PointsMessage, q=row.request_no)),
         )  # fmt: skip
+
+    def panels(self, request: HttpRequest, row: Exchange) -> Iterable[Panel]:
+        # One message may be about the exchanges of many merchants.
+        if may_look_at(request, PointsMessage):
+            yield self.conversation(row)
         yield Panel(
             _("coupons"),
             (_("no."), _("last four"), _("state"), figure(_("face value")), _("expires at")),
@@ -436,6 +522,7 @@ def _without_accounts(value: Any) -> Any:
 
 @admin.register(PointsMessage)
 class PointsMessageAdmin(House):
+    merchant = None
     list_display = ("recorded_at", "direction", "type", "status", "problem", "request_no")
     list_filter = ("direction", "type")
     links = ("exchange",)
@@ -503,6 +590,7 @@ def _reissue(request: HttpRequest, row: Coupon, data: dict[str, Any]) -> Coupon:
 
 @admin.register(Coupon)
 class CouponAdmin(House):
+    merchant = "merchant"
     list_display = ("issued_at", "product", "last4", "merchant", "account", "face_value", "state", "expires_at")
     list_filter = ("state", "merchant")
     links = ("exchange", "product", "account", "merchant")
@@ -548,6 +636,7 @@ class CouponAdmin(House):
 
 @admin.register(CouponMove)
 class CouponMoveAdmin(House):
+    merchant = "coupon__merchant"
     list_display = ("recorded_at", "coupon", "what", "from_state", "to_state", "by", "reason")
     facts = ("coupon", "what", "from_state", "to_state", "by", "reason", "recorded_at")
     links = ("coupon",)
@@ -560,6 +649,7 @@ def _return_again(request: HttpRequest, row: PointsReturn, data: dict[str, Any])
 
 @admin.register(PointsReturn)
 class PointsReturnAdmin(House):
+    merchant = "merchant"
     list_display = ("recorded_at", "exchange", "merchant", "count", "points", "state", "by")
     list_filter = ("state", "merchant")
     links = ("exchange", "merchant")
@@ -595,6 +685,7 @@ def _repair_again(request: HttpRequest, row: Repair, data: dict[str, Any]) -> ob
 
 @admin.register(Repair)
 class RepairAdmin(House):
+    merchant = None
     list_display = ("recorded_at", "what", "state", "found", "exchange", "points", "by", "done_at")
     list_filter = ("what", "state")
     links = ("exchange", "found")
@@ -611,6 +702,7 @@ class RepairAdmin(House):
 
 @admin.register(WrongGuess)
 class WrongGuessAdmin(House):
+    merchant = None
     list_display = ("recorded_at", "what", "subject")
     list_filter = ("what",)
     facts = ("what", "subject", "recorded_at")

@@ -19,7 +19,8 @@ from django.db.models import F, Q, Sum
 from django.db.models.functions import Now
 from django.utils.translation import gettext_lazy as _
 
-from config.errors import NotFound, Refused, SamePerson
+from config import tiers
+from config.errors import NotFound, NotTheMaker, Refused, SamePerson
 from config.handshakes import new_request_no
 from config.ids import new_id
 from config.states import IllegalMove
@@ -445,6 +446,11 @@ def why_not(exchange: Exchange) -> Refused | None:
     return refusal() if refusal else PointsSystemRefused(answer=exchange.refusal_code)
 
 
+_NO_PROPOSAL: dict[str, Any] = {
+    "settlement": "", "settlement_reason": "", "settlement_by": None, "settlement_at": None,
+}  # fmt: skip
+
+
 # Staff ----------------------------------------------------------------------------------------------------------
 
 
@@ -453,7 +459,7 @@ def ask_again(*, exchange: Exchange) -> None:
 
     :raises IllegalMove: it is not unresolved.
     """
-    exchange.move(Exchange.State.REVERSING, attempts=0, due_at=Now(), settlement="", settlement_by=None)
+    exchange.move(Exchange.State.REVERSING, attempts=0, due_at=Now(), **_NO_PROPOSAL)
 
 
 def ask_now(*, exchange: Exchange, now: datetime) -> None:
@@ -476,7 +482,7 @@ def ask_now(*, exchange: Exchange, now: datetime) -> None:
     raise IllegalMove(state=Exchange.objects.values_list("state", flat=True).get(pk=exchange.pk))
 
 
-def propose_settlement(*, exchange: Exchange, outcome: Exchange.State, reason: str, by: User) -> None:
+def propose_settlement(*, exchange: Exchange, outcome: Exchange.State, reason: str, by: User, now: datetime) -> None:
     """Say how an unresolved exchange should end, for a second person to do: ISSUED or REVERSED.
 
     ISSUED says that the bank has shown by other ways that the points were taken and will stay taken.
@@ -488,7 +494,7 @@ def propose_settlement(*, exchange: Exchange, outcome: Exchange.State, reason: s
     if outcome not in (Exchange.State.ISSUED, Exchange.State.REVERSED):
         raise SettlementNotPossible()
     if not Exchange.objects.filter(pk=exchange.pk, state=Exchange.State.UNRESOLVED).update(
-        settlement=outcome, settlement_reason=reason.strip(), settlement_by=by
+        settlement=outcome, settlement_reason=reason.strip(), settlement_by=by, settlement_at=now
     ):
         raise SettlementNotPossible()
     exchange.refresh_from_db()
@@ -498,13 +504,59 @@ def settle_by_hand(*, exchange: Exchange, bank_reference: str, by: User, now: da
     """Do what another person proposed for an unresolved exchange. ISSUED needs the bank's reference.
 
     :raises SamePerson: whoever proposed it.
+    :raises AboveTier: what its coupons are worth takes a senior approver.
     :raises SettlementNotPossible: nothing is proposed.
     :raises IllegalMove: it was settled meanwhile.
     """
+    with transaction.atomic():
+        exchange.hold()
+        _settle(exchange, bank_reference, by, now)
+
+
+def worth(exchange: Exchange) -> int:
+    """What the coupons of an exchange are worth, in fen; a test merchant's are worth nothing.
+
+    Points have no price of their own: what they are worth is what they buy, at the coupons' face value, which is
+    what the merchant gives for them and what the customer has lost if nothing comes of it.
+    """
+    return 0 if exchange.merchant.is_test else exchange.product.face_value * exchange.count
+
+
+def reject_settlement(*, exchange: Exchange, by: User) -> None:
+    """Refuse what another person proposed for an unresolved exchange; it waits as it did before.
+
+    :raises SamePerson: whoever proposed it; they withdraw it.
+    :raises SettlementNotPossible: nothing is proposed.
+    """
+    _drop_proposal(exchange, by, is_own=False)
+
+
+def withdraw_settlement(*, exchange: Exchange, by: User) -> None:
+    """Take back one's own proposal for an unresolved exchange.
+
+    :raises NotTheMaker: somebody else proposed it.
+    :raises SettlementNotPossible: nothing is proposed.
+    """
+    _drop_proposal(exchange, by, is_own=True)
+
+
+def _drop_proposal(exchange: Exchange, by: User, *, is_own: bool) -> None:
+    with transaction.atomic():
+        exchange.hold()
+        if exchange.state != Exchange.State.UNRESOLVED or exchange.settlement_by_id is None:
+            raise SettlementNotPossible()
+        if (exchange.settlement_by_id == by.pk) != is_own:
+            raise NotTheMaker() if is_own else SamePerson()
+        Exchange.objects.filter(pk=exchange.pk).update(**_NO_PROPOSAL)
+        exchange.refresh_from_db()
+
+
+def _settle(exchange: Exchange, bank_reference: str, by: User, now: datetime) -> None:
     if not exchange.settlement or exchange.settlement_by_id is None:
         raise SettlementNotPossible()
     if exchange.settlement_by_id == by.pk:
         raise SamePerson()
+    tiers.check(amount=worth(exchange), by=by)
     if exchange.settlement == Exchange.State.ISSUED:
         if not bank_reference.strip():
             raise SettlementNotPossible()

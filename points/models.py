@@ -83,8 +83,9 @@ class ExchangeRatio(Handshake, Moving):
         PROPOSED = "PROPOSED", _("proposed")
         APPROVED = "APPROVED", _("approved")
         REJECTED = "REJECTED", _("rejected")
+        WITHDRAWN = "WITHDRAWN", _("withdrawn")
 
-    MOVES: ClassVar = {State.PROPOSED: {State.APPROVED, State.REJECTED}}
+    MOVES: ClassVar = {State.PROPOSED: {State.APPROVED, State.REJECTED, State.WITHDRAWN}}
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
     product = models.ForeignKey(
@@ -95,7 +96,7 @@ class ExchangeRatio(Handshake, Moving):
     rounding = models.CharField(_("rounding"), max_length=7, choices=Rounding, default=Rounding.CEIL)
     valid_from_at = models.DateTimeField(_("valid from"))
     valid_until_at = models.DateTimeField(_("valid until"), null=True, blank=True)
-    state = models.CharField(_("state"), max_length=8, choices=State, default=State.PROPOSED, editable=False)
+    state = models.CharField(_("state"), max_length=9, choices=State, default=State.PROPOSED, editable=False)
     made_by = models.ForeignKey(
         settings.AUTH_USER_MODEL, models.PROTECT, related_name="+", verbose_name=_("proposed by")
     )
@@ -133,6 +134,7 @@ class ExchangeRatio(Handshake, Moving):
                 condition=~Q(state="APPROVED") | Q(approved_by__isnull=False, decided_at__isnull=False),
             ),
         ]
+        indexes = [models.Index("id", name="ratios_waiting", condition=Q(state="PROPOSED"))]
 
     def __str__(self) -> str:
         return f"v{self.version}"
@@ -244,6 +246,7 @@ class Exchange(Handshake, Moving):
         db_index=False,
         verbose_name=_("settlement proposed by"),
     )
+    settlement_at = models.DateTimeField(_("settlement proposed at"), null=True)
     settled_by = models.ForeignKey(
         settings.AUTH_USER_MODEL,
         models.PROTECT,
@@ -289,7 +292,9 @@ class Exchange(Handshake, Moving):
             ),
             models.CheckConstraint(
                 name="who_proposes_a_settlement_never_does_it",
-                condition=Q(settled_by__isnull=True) | ~Q(settled_by=F("settlement_by")),
+                # Nor does anybody settle what nobody proposed.
+                condition=Q(settled_by__isnull=True)
+                | Q(settlement_by__isnull=False) & ~Q(settled_by=F("settlement_by")),
             ),
         ]
         indexes = [
@@ -298,6 +303,7 @@ class Exchange(Handshake, Moving):
             models.Index("merchant", "id", name="exchanges_of_merchant"),
             models.Index("account", "product", "submitted_at", name="exchanges_of_account"),
             models.Index("id", name="exchanges_unresolved", condition=Q(state="UNRESOLVED")),
+            models.Index("id", name="settlements_waiting", condition=Q(state="UNRESOLVED") & ~Q(settlement="")),
             models.Index("id", name="exchanges_with_incidents", condition=~Q(incident="")),
             models.Index("accounting_date", name="deductions_of_a_date", condition=Q(accounting_date__isnull=False)),
             models.Index("reversal_date", name="reversals_of_a_date", condition=Q(reversal_date__isnull=False)),

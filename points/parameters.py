@@ -14,7 +14,7 @@ from django.db import transaction
 from django.db.models import F, Max, Q
 from django.utils.translation import gettext_lazy as _
 
-from config.errors import Refused, SamePerson
+from config.errors import NotTheMaker, Refused, SamePerson
 from config.handshakes import new_request_no
 from config.states import IllegalMove
 from issuing.merchants import copied
@@ -130,7 +130,7 @@ def reject(*, ratio: ExchangeRatio, reason: str, by: User, now: datetime) -> Non
     """Refuse a proposed ratio.
 
     :raises ReasonNeeded:
-    :raises SamePerson: whoever proposed it; it can be left to expire.
+    :raises SamePerson: whoever proposed it; they withdraw it.
     :raises IllegalMove: it was decided already.
     """
     if not reason.strip():
@@ -138,6 +138,17 @@ def reject(*, ratio: ExchangeRatio, reason: str, by: User, now: datetime) -> Non
     if ratio.made_by_id == by.pk:
         raise SamePerson()
     ratio.move(ExchangeRatio.State.REJECTED, approved_by=by, decided_at=now, reason=reason.strip())
+
+
+def withdraw(*, ratio: ExchangeRatio, by: User, now: datetime) -> None:
+    """Take back a ratio that nobody has decided about.
+
+    :raises NotTheMaker: somebody else proposed it.
+    :raises IllegalMove: it was decided already.
+    """
+    if ratio.made_by_id != by.pk:
+        raise NotTheMaker()
+    ratio.move(ExchangeRatio.State.WITHDRAWN, decided_at=now)
 
 
 def restock(*, product: CouponProduct, more: int) -> int:
@@ -173,5 +184,7 @@ def all_in_force(products: Sequence[CouponProduct], at: datetime) -> dict[UUID, 
 
 def upcoming(product: CouponProduct, at: datetime) -> list[ExchangeRatio]:
     """What will hold later, soonest first."""
-    rows = product.ratios.filter(~Q(state=ExchangeRatio.State.REJECTED), valid_from_at__gt=at)
+    rows = product.ratios.filter(
+        valid_from_at__gt=at, state__in=[ExchangeRatio.State.PROPOSED, ExchangeRatio.State.APPROVED]
+    )
     return list(rows.order_by("valid_from_at"))

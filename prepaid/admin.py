@@ -24,6 +24,7 @@ from django.utils.translation import ngettext
 from claims import adjudication
 from claims.admin import late
 from claims.models import Claim, InsuredEvent
+from config import inbox
 from config.admin import (
     NOTHING,
     Facts,
@@ -40,6 +41,7 @@ from config.admin import (
     figure,
     link,
     listing,
+    merchants_of,
     moment,
     number,
     plain_data,
@@ -262,6 +264,7 @@ def _has_failed(card: Card) -> bool:
 
 @admin.register(Card)
 class CardAdmin(House):
+    merchant = "merchant"
     list_display = ("number", "merchant", "program", "holder", "state", "balance", "opened_at")
     list_filter = ("state", "merchant")
     joined = ("network_account",)
@@ -532,6 +535,7 @@ def _cover(policy: Policy | None) -> Any:
 
 @admin.register(NetworkAccount)
 class NetworkAccountAdmin(House):
+    merchant = "merchant"
     list_display = ("holder", "merchant", "telephone", "is_organisation", "recorded_at")
     list_filter = ("merchant",)
     links = ("merchant",)
@@ -576,6 +580,7 @@ class LedgerAdmin(House):
 
 @admin.register(Load)
 class LoadAdmin(LedgerAdmin):
+    merchant = "merchant"
     list_display = ("reference", "kind", "card", "merchant", "paid", "bonus", "in_face", "in_remaining", "occurred_at")
     money = ("paid", "bonus")
     list_filter = ("merchant",)
@@ -600,6 +605,7 @@ class LoadAdmin(LedgerAdmin):
 
 @admin.register(SubCard)
 class SubCardAdmin(LedgerAdmin):
+    merchant = "card__merchant"
     list_display = ("seq", "card", "load", "paid", "in_face", "in_remaining")
     money = ("paid",)
     links = ("card", "load")
@@ -704,6 +710,7 @@ def _is_payment(row: Transaction) -> bool:
 
 @admin.register(Transaction)
 class TransactionAdmin(LedgerAdmin):
+    merchant = "merchant"
     list_display = (
         "reference", "kind", "card", "merchant", "store", "list_amount", "in_amount", "in_usable_after",
         "refundable_after", "occurred_at",
@@ -794,6 +801,7 @@ class Posted(admin.SimpleListFilter):
 
 @admin.register(RefusedPayment)
 class RefusedPaymentAdmin(House):
+    merchant = "merchant"
     list_display = (
         "refused_at", "merchant", "reference", "refusal", "reason", "occurred_at", "file", "line", "posted_at",
     )  # fmt: skip
@@ -814,6 +822,7 @@ class RefusedPaymentAdmin(House):
 
 @admin.register(Entry)
 class EntryAdmin(LedgerAdmin):
+    merchant = "card__merchant"
     list_display = ("id", "transaction", "card", "sub_card", "in_amount", "in_balance_after")
     links = ("card", "transaction", "sub_card")
     facts = ("transaction", "card", "sub_card", "in_amount", "in_balance_after")
@@ -829,6 +838,7 @@ class EntryAdmin(LedgerAdmin):
 
 @admin.register(CardMove)
 class CardMoveAdmin(LedgerAdmin):
+    merchant = "card__merchant"
     list_display = ("recorded_at", "card", "from_state", "to_state", "by", "reason")
     links = ("card",)
     facts = ("card", "from_state", "to_state", "by", "reason", "recorded_at")
@@ -836,6 +846,7 @@ class CardMoveAdmin(LedgerAdmin):
 
 @admin.register(RetiredNumber)
 class RetiredNumberAdmin(LedgerAdmin):
+    merchant = "card__merchant"
     list_display = ("last4", "card", "reason", "recorded_at")
     facts = ("last4", "card", "reason", "recorded_at")
     links = ("card",)
@@ -873,6 +884,7 @@ def _compare_kept(request: HttpRequest, row: Run, data: dict[str, Any]) -> Run:
 
 @admin.register(Run)
 class RunAdmin(House):
+    merchant = None
     list_display = ("business_date", "partner", "state", "compared", "breaks_open", "started_at", "finished_at")
     list_filter = ("partner", "state")
     facts = ("partner", "business_date", "state", "compared", "started_at", "finished_at", "problem", "totals")
@@ -940,6 +952,7 @@ def _download(request: HttpRequest, row: PartnerFile, data: dict[str, Any]) -> S
 
 @admin.register(PartnerFile)
 class PartnerFileAdmin(House):
+    merchant = None
     list_display = ("recorded_at", "run", "size", "message_id")
     links = ("run",)
     facts = ("run", "recorded_at", "message_id", "size", "sha256")
@@ -1167,6 +1180,7 @@ def _age_label(least: int, most: int | None) -> object:
 
 @admin.register(Break)
 class BreakAdmin(House):
+    merchant = None
     list_display = (
         "subject", "type", "run", "state", "merchant", "by_how_much", "owner", "waits_until_date", "age", "recorded_at",
     )  # fmt: skip
@@ -1261,6 +1275,7 @@ class BreakAdmin(House):
 
 @admin.register(BreakStep)
 class BreakStepAdmin(House):
+    merchant = None
     list_display = ("recorded_at", "found", "what", "by", "reason", "counterpart", "until_date")
     list_filter = ("what", "recorded_at")
     links = ("found", "counterpart")
@@ -1289,6 +1304,7 @@ def _release(request: HttpRequest, row: Hold, data: dict[str, Any]) -> object:
 
 @admin.register(Hold)
 class HoldAdmin(House):
+    merchant = None
     list_display = ("partner", "began_at", "reason", "by", "released_at", "released_by", "release_reason")
     facts = ("partner", "began_at", "reason", "by", "released_at", "released_by", "release_reason")
     empty = _("Nothing is held. After a restore of the database, sending is held until every day is reconciled.")
@@ -1338,7 +1354,7 @@ MOST_NEEDS = 2_000
 class Need:
     """Something that waits for somebody: a count that leads to the list that makes it.
 
-    Who holds one of the permissions ``for_whom`` can do something about it.
+    Who holds one of the permissions ``for_whom``, or if there are none whoever sees it, can do something about it.
     """
 
     label: object
@@ -1366,9 +1382,13 @@ def _age(first: Any, now: Any) -> str:
 
 def first_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What needs somebody now; the theme asks for it when the first page is shown."""
+    if merchants_of(request) is not None:
+        # What is counted here is counted over all merchants.
+        return {**context, "title": _("Needs me now"), "needs": (), "others": ()}
     now = timezone.now()
     may = request.user.has_perm
-    needs = [
+    needs = list(_approvals(request))
+    needs += [
         need
         for permission, ask in (
             ("issuing.view_batch", _batches),
@@ -1386,9 +1406,15 @@ def first_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
         if may(permission)
         for need in ask(now)
     ]
-    mine = [need for need in needs if any(map(may, need.for_whom))]
+    mine = [need for need in needs if not need.for_whom or any(map(may, need.for_whom))]
     others = [need for need in needs if need.count and need not in mine]
     return {**context, "title": _("Needs me now"), "needs": mine, "others": others}
+
+
+def _approvals(request: HttpRequest) -> Iterable[Need]:
+    count = inbox.to_decide(request)
+    if count is not None:
+        yield Need(_("approvals that wait for you"), count, f"{reverse('inbox')}?kind={inbox.MINE}", ())
 
 
 def _batches(now: Any) -> Iterable[Need]:

@@ -25,7 +25,7 @@ ROOMS: tuple[ModuleType, ...] = (
     parameters, exchange, coupons, points_views, webhooks, insurer, bank, merchants, sandbox,
 )  # fmt: skip
 STAFF_ONLY = {
-    "Refused", "SamePerson", "ScopeUnknown", "ExpiryPassed", "KeyReplaced", "KeyEnded",
+    "Refused", "SamePerson", "NotTheMaker", "ScopeUnknown", "ExpiryPassed", "KeyReplaced", "KeyEnded",
     "AmountNotReadable", "RatioNotPositive", "RatioTooFine",
     "BeginsInThePast", "EndsBeforeItBegins", "ReasonNeeded", "SettlementNotPossible", "MustExpireLater",
     "SignInRefused", "AlreadyATestMerchant", "NotATestMerchant",

@@ -17,6 +17,7 @@ from django.contrib.auth.models import User
 from django.db import IntegrityError, transaction
 from psycopg.errors import UniqueViolation
 
+from config import tiers
 from config.errors import SamePerson
 from config.states import IllegalMove
 from insurance.models import Insurer, Policy, Product
@@ -41,7 +42,7 @@ def maker() -> User:
 
 @pytest.fixture
 def approver() -> User:
-    return User.objects.create(username="approver")
+    return tiers.let_decide(User.objects.create(username="approver"))
 
 
 @pytest.fixture
@@ -264,7 +265,9 @@ def test_a_batch_is_approved_once_and_not_after_it_was_rejected(maker, approver,
         with pytest.raises(IllegalMove):
             batches.approve(batch=batch, by=approver, now=cards.NOW)
         with pytest.raises(IllegalMove):
-            batches.reject(batch=batch, by=maker, reason="no", now=cards.NOW)
+            batches.reject(batch=batch, by=approver, reason="no", now=cards.NOW)
+        with pytest.raises(IllegalMove):
+            batches.withdraw(batch=batch, by=maker, reason="no", now=cards.NOW)
     assert rejected.problem == "approver: last month's file"
     processing.issue_due_batches(now=cards.NOW)
     assert references() == ["PUR-1"]

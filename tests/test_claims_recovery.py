@@ -28,7 +28,7 @@ def record(recovery: Recovery, amount: int, reference: str = "BANK-1") -> None:
 
 
 def propose(recovery: Recovery, note: str = "the estate is empty") -> None:
-    recoveries.propose_write_off(recovery=recovery, note=note, by=failures.staff("clerk"))
+    recoveries.propose_write_off(recovery=recovery, note=note, by=failures.staff("clerk"), now=failures.NOW)
 
 
 def test_money_from_the_estate_adds_up_and_all_of_it_closes_the_recovery(recovery):

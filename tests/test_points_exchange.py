@@ -215,15 +215,17 @@ def test_an_unresolved_exchange_is_settled_by_two_people() -> None:
     with pytest.raises(exchange.SettlementNotPossible):
         exchange.settle_by_hand(exchange=row, bank_reference="B1", by=other, now=NOW)
     with pytest.raises(parameters.ReasonNeeded):
-        exchange.propose_settlement(exchange=row, outcome=Exchange.State.ISSUED, reason=" ", by=one)
-    exchange.propose_settlement(exchange=row, outcome=Exchange.State.ISSUED, reason="statement shows it", by=one)
+        exchange.propose_settlement(exchange=row, outcome=Exchange.State.ISSUED, reason=" ", by=one, now=NOW)
+    exchange.propose_settlement(
+        exchange=row, outcome=Exchange.State.ISSUED, reason="statement shows it", by=one, now=NOW
+    )
     with pytest.raises(SamePerson):
         exchange.settle_by_hand(exchange=row, bank_reference="B1", by=one, now=NOW)
     exchange.settle_by_hand(exchange=row, bank_reference="B1", by=other, now=NOW)
     assert row.state == Exchange.State.ISSUED
     assert row.coupons.count() == row.count
     with pytest.raises(exchange.SettlementNotPossible):
-        exchange.propose_settlement(exchange=row, outcome=Exchange.State.REVERSED, reason="no", by=one)
+        exchange.propose_settlement(exchange=row, outcome=Exchange.State.REVERSED, reason="no", by=one, now=NOW)
 
 
 def test_moves_of_a_coupon_are_append_only() -> None:

@@ -346,7 +346,9 @@ def test_a_person_settles_one_of_a_group_meanwhile_and_it_ends_once(
     rows = unknown(points_system, tea, 3)
     taken = [(row, exchange.Deducted(f"B{place}", row.points, "2026-11-22")) for place, row in enumerate(rows)]
     Exchange.objects.filter(pk=rows[1].pk).update(state=State.UNRESOLVED, due_at=None)
-    exchange.propose_settlement(exchange=rows[1], outcome=State.ISSUED, reason="shown", by=world.person("maker"))
+    exchange.propose_settlement(
+        exchange=rows[1], outcome=State.ISSUED, reason="shown", by=world.person("maker"), now=timezone.now()
+    )
     exchange.settle_by_hand(exchange=rows[1], bank_reference="B77", by=world.person("checker"), now=timezone.now())
     assert exchange.issue_all(taken=taken, now=timezone.now()) == 2
     assert Coupon.objects.count() == 3

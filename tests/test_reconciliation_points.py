@@ -536,7 +536,11 @@ def test_what_somebody_is_settling_by_hand_is_left_to_them(points_system, tea):
     row.refresh_from_db()
     row.move(Exchange.State.UNRESOLVED, due_at=None)
     exchange.propose_settlement(
-        exchange=row, outcome=Exchange.State.ISSUED, reason="shown by the bank", by=world.person("maker")
+        exchange=row,
+        outcome=Exchange.State.ISSUED,
+        reason="shown by the bank",
+        by=world.person("maker"),
+        now=timezone.now(),
     )
     reconciled()
     row.refresh_from_db()
@@ -740,7 +744,11 @@ def unresolved_but_deducted(points_system: PointsSystem, tea: CouponProduct) -> 
 def test_what_was_settled_by_hand_is_not_looked_for_on_the_day_of_the_settlement(points_system, tea):
     row = unresolved_but_deducted(points_system, tea)
     exchange.propose_settlement(
-        exchange=row, outcome=Exchange.State.ISSUED, reason="shown by the bank", by=world.person("maker")
+        exchange=row,
+        outcome=Exchange.State.ISSUED,
+        reason="shown by the bank",
+        by=world.person("maker"),
+        now=timezone.now(),
     )
     assert breaks(reconciled(YESTERDAY)) == [("STATE_DIFFERS", row.request_no)]
     [deduction] = points_system.holds("SELECT bank_reference FROM points_system_deduction")
@@ -753,7 +761,9 @@ def test_what_was_settled_by_hand_is_not_looked_for_on_the_day_of_the_settlement
 
 def test_points_given_back_for_coupons_that_were_issued_by_hand_are_found(points_system, tea):
     row = unresolved_but_deducted(points_system, tea)
-    exchange.propose_settlement(exchange=row, outcome=Exchange.State.ISSUED, reason="shown", by=world.person("maker"))
+    exchange.propose_settlement(
+        exchange=row, outcome=Exchange.State.ISSUED, reason="shown", by=world.person("maker"), now=timezone.now()
+    )
     exchange.settle_by_hand(exchange=row, bank_reference="B1", by=world.person("checker"), now=timezone.now())
     body = {"original": row.request_no, "points": PRICE, "reason": "late"}
     assert points_system.ask("REVERSAL_ADVICE", body, request_no=row.reversal_request_no).code == "0000"

@@ -5,17 +5,19 @@ from datetime import date, timedelta
 from decimal import Decimal
 
 from django.contrib.auth.models import User
+from django.db.models import Model
 from django.utils import timezone
 
 from claims import adjudication, recovery
 from claims.models import Claim, InsuredEvent, Recovery
 from config import audit
+from config.handshakes import new_request_no
 from insurance.models import Insurer, InsurerMessage, Policy, Product
 from issuing import batches, keys, webhooks
 from issuing.models import Batch, CardProgram, Kind, Merchant, WebhookAttempt, WebhookDelivery
 from issuing.orders import Holder, Order
-from points import coupons, guessing, repairs
-from points.models import Coupon, Exchange, PointsMessage, Repair, WrongGuess
+from points import coupons, exchange, guessing, parameters, repairs
+from points.models import Coupon, Exchange, ExchangeRatio, PointsMessage, Repair, WrongGuess
 from prepaid import files, holds, processing, reconciliation
 from prepaid.models import Break, Card, RefusedPayment, Run
 from tests import cards
@@ -179,6 +181,44 @@ def repaired(row: Exchange) -> Repair:
         found=break_of_points(row), what=Repair.What.FREEZE, reason="unknown to them", by=staff("first-partner"),
         now=timezone.now(),
     )  # fmt: skip
+
+
+def unresolved_exchange(merchant: Merchant, count: int = 3) -> Exchange:
+    tea = world.product(merchant=merchant)
+    world.ratio(tea)
+    row = world.sent(world.submitted(world.quote(tea, count)))
+    row.move(Exchange.State.REVERSING, reversal_request_no=new_request_no())
+    row.move(Exchange.State.UNRESOLVED, due_at=None)
+    return row
+
+
+def one_of_each_waiting(maker: User) -> list[Model]:
+    """What waits for a second person, one of each kind, all of it prepared by ``maker``."""
+    now = timezone.now()
+    failing = insured_program()
+    insured = card(insured_program())
+    accepted(insured)
+    claimed = claim(insured)
+    adjudication.assess(claim=claimed, by=maker, now=now)
+    recovered = card(insured_program())
+    accepted(recovered)
+    claim(recovered, Claim.State.PAID)
+    owed = Recovery.objects.get(claim__card=recovered)
+    recovery.propose_write_off(recovery=owed, note="estate is empty", by=maker, now=now)
+    tea = world.product()
+    world.ratio(tea)
+    proposed = parameters.propose(
+        product=tea, ratio=Decimal(200), rounding=ExchangeRatio.Rounding.CEIL, valid_from_at=now + timedelta(days=1),
+        valid_until_at=None, by=maker, now=now,
+    )  # fmt: skip
+    stuck = unresolved_exchange(cards.merchant())
+    exchange.propose_settlement(
+        exchange=stuck, outcome=Exchange.State.ISSUED, reason="the bank wrote", by=maker, now=now
+    )
+    return [
+        batch(insured_program(), made_by=maker), proposed, event(failing.merchant, declared_by=maker), claimed, stuck,
+        owed,
+    ]  # fmt: skip
 
 
 def told(merchant: Merchant) -> WebhookDelivery:

@@ -15,9 +15,9 @@ from tests.admin import records
 pytestmark = pytest.mark.django_db(databases=["default", "owner"])
 
 OURS = ("issuing", "prepaid", "insurance", "claims", "points")
-# Answers to idempotency keys are the API's own memory, tiers are lines on their program's page, and parts of a file are
-# downloaded as one.
-NO_PAGE = {"storedanswer", "bonustier", "partnerfilepart"}
+# Answers to idempotency keys are the API's own memory, tiers and managers are lines on their program's and merchant's
+# page, and parts of a file are downloaded as one.
+NO_PAGE = {"storedanswer", "bonustier", "merchantmanager", "partnerfilepart"}
 MODELS = [
     model for app in OURS for model in apps.get_app_config(app).get_models() if model._meta.model_name not in NO_PAGE
 ]

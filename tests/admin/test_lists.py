@@ -200,7 +200,8 @@ def test_the_first_page_counts_what_waits_and_leads_to_it(root: Client) -> None:
     for need in needs.values():
         page = root.get(need.address)
         assert page.status_code == 200
-        assert page.context["cl"].result_count == need.count, need.label
+        listed = page.context["cl"].result_count if "cl" in page.context else len(page.context["items"])
+        assert listed == need.count, need.label
 
 
 def test_what_waits_for_others_is_told_apart(at_desk: Any) -> None:

@@ -36,12 +36,20 @@ def address(row: Model | type[Model], verb: str) -> str:
 
 def press(browser: Client, row: Model | type[Model], verb: str, **form: Any) -> str:
     """Press a button with a filled-in form; what staff read afterwards. What was tried is written down, once."""
-    assert browser.get(address(row, verb)).status_code in (200, 302)
+    page = browser.get(address(row, verb))
+    assert page.status_code in (200, 302)
+    form = {**seen(page.content.decode()), **form}
     before = Act.objects.filter(verb=verb).count()
     page = browser.post(address(row, verb), form)
     is_whole = form.get("reason") != ""
     assert Act.objects.filter(verb=verb).count() == before + is_whole, verb
     return " ".join(str(message) for message in get_messages(page.wsgi_request))
+
+
+def seen(page: str) -> dict[str, str]:
+    """What the form of a second person's verb sends along of what it shows."""
+    found = re.search(r'name="seen" value="(\w+)"', page)
+    return {"seen": found[1]} if found else {}
 
 
 def is_offered(browser: Client, row: Model, verb: str) -> bool:

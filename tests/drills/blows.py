@@ -17,7 +17,7 @@ from django.conf import settings  # noqa: E402
 from django.contrib.auth.models import User  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
-from config import messages  # noqa: E402
+from config import messages, tiers  # noqa: E402
 from insurance import reconciliation as bordereau  # noqa: E402
 from insurance.models import Policy  # noqa: E402
 from issuing import batches  # noqa: E402
@@ -66,7 +66,7 @@ def deal(
 
 def _approved(purchases: int) -> Batch:
     maker = User.objects.create_user("drill-maker")
-    checker = User.objects.create_user("drill-checker")
+    checker = tiers.let_decide(User.objects.create_user("drill-checker"))
     program = Load.objects.filter(card__kind="BONUS", card__program__named=True).first().card.program.code  # type: ignore[union-attr]
     lines = [",".join(batches.COLUMNS)]
     lines += [

@@ -6,6 +6,7 @@ from threading import Barrier
 import pytest
 from django.contrib.auth.models import User
 
+from config import tiers
 from config.states import IllegalMove
 from insurance.models import Insurer, Policy, Product
 from issuing import batches
@@ -43,7 +44,7 @@ def batch() -> Batch:
 
 
 def approvers(number: int) -> list[User]:
-    return [User.objects.create(username=f"approver-{person}") for person in range(number)]
+    return [tiers.let_decide(User.objects.create(username=f"approver-{person}")) for person in range(number)]
 
 
 def test_of_two_approvers_one_is_the_approver(batch):

@@ -20,7 +20,7 @@ from django.utils import timezone
 from config import roles, supervisor
 from config.errors import Refused
 from issuing import keys
-from issuing.models import Merchant, MerchantKey
+from issuing.models import Merchant, MerchantKey, MerchantManager
 from points import accounts, parameters
 from points.models import CouponProduct, ExchangeRatio, PointsAccount
 from prepaid import processing
@@ -33,11 +33,16 @@ PEOPLE = {
     "clerk": "clerk",
     "adjuster": "adjuster",
     "approver": "approver",
+    "senior": "senior approver",
     "partners": "partner desk",
+    "manager": "merchant manager",
     "auditor": "auditor",
     "admin": "administrator",
 }
 """Who can sign in, and as what: the group of that name says what they may do."""
+
+MANAGED = "BAKE01"
+"""Whose rows the merchant manager sees: this merchant's and its test twin's."""
 
 CUSTOMERS = 5
 """So many of the bank's sample accounts can be signed in with on the customers' page."""
@@ -86,6 +91,8 @@ class Command(BaseCommand):
             call_command("ingest", folder if options["size"] == "small" else str(SAMPLE))
         _offer_coupons()
         told["merchants"] = _merchants({one["code"]: one for one in told.get("merchants", [])})
+        for merchant in Merchant.objects.filter(code__startswith=MANAGED):
+            MerchantManager.objects.get_or_create(user=User.objects.get(username="manager"), merchant=merchant)
         told["customers"] = _customers({one["account"]: one["password"] for one in told.get("customers", [])})
         told["size"] = options["size"]
         supervisor.write_demo(told)
