@@ -1,13 +1,13 @@
 """The back office of claims: a merchant's failure, each card's compensation, what the insurer recovers."""
 
-from collections.abc import Iterable
-from datetime import datetime
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Any
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
@@ -20,6 +20,7 @@ from claims.models import Claim, InsuredEvent, InterestRate, Receipt, Recovery
 from claims.worksheet import worksheet
 from config.admin import (
     NOTHING,
+    Counted,
     Facts,
     House,
     Panel,
@@ -39,11 +40,15 @@ from config.admin import (
     yuan,
 )
 from config.errors import NotTheMaker, SamePerson
+from config.ids import parse_id
 from config.money import format_yuan
 from insurance.models import Notice, Policy
-from issuing.admin import quantity
+from issuing.admin import LIVE, quantity
 from issuing.models import Merchant
 from prepaid.models import Card, Entry, Transaction
+
+STILL = timedelta(minutes=10)
+"""A job of the clock that nobody carried on for so long is somebody's to look into."""
 
 ENTRIES = 200
 """How many of the entries used a worksheet's page shows."""
@@ -181,6 +186,11 @@ class InsuredEventAdmin(House):
     list_display = ("loss_date", "merchant", "trigger", "state", "job", "progress", "declared_by", "recorded_at")
     list_filter = ("state", "trigger")
     links = ("merchant",)
+    counted = (
+        Counted("confirm", _("insured events to confirm"), lambda now: LIVE & Q(state=InsuredEvent.State.DECLARED)),
+        # The clock takes such a job again within seconds.
+        Counted("still", _("jobs on claims that stand still"), lambda now: Q(due_at__lt=now - STILL)),
+    )
     facts = (
         "merchant", "state", "trigger", "loss_date", "evidence", "declared_by", "recorded_at", "confirmed_by",
         "confirmed_at",
@@ -382,22 +392,8 @@ def _awaits_papers(claim: Claim) -> bool:
     return claim.papers_asked_at is not None and claim.papers_received_at is None
 
 
-def late(now: datetime, most: int) -> set[Any]:
-    """Claims for which one of the law's clocks has run out, each clock looked at no further than ``most`` claims."""
-    clocks = (deadlines.to_decide, deadlines.to_refuse, deadlines.to_pay, deadlines.to_advance)
-    live = (clock(now).filter(merchant__test_of=None).order_by() for clock in clocks)
-    return {key for claims in live for key in claims.values_list("pk", flat=True)[:most]}
-
-
-class PastItsTerm(admin.SimpleListFilter):
-    title = _("to be done by")
-    parameter_name = "term"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("over", _("past its term"))]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        return queryset.filter(pk__in=late(timezone.now(), 5_000)) if self.value() == "over" else None
+def _ran_out(clock: Callable[[datetime], QuerySet[Claim]]) -> Callable[[datetime], Q]:
+    return lambda now: LIVE & Q(pk__in=clock(now).order_by().values("pk"))
 
 
 @admin.register(Claim)
@@ -406,13 +402,22 @@ class ClaimAdmin(House):
     list_display = (
         "filed_at", "card", "merchant", "kind", "state", "loss", "legal_entitlement", "payable", "term",
     )  # fmt: skip
-    list_filter = ("state", PastItsTerm, "merchant")
+    list_filter = ("state", "merchant")
     money = (
         "refundable_at_loss", "spent_after_loss", "refunded_by_merchant", "excluded", "loss", "interest",
         "legal_entitlement", "payable", "sum_insured",
     )  # fmt: skip
     links = ("card", "event", "merchant")
     heavy = ("loads",)
+    counted = (
+        Counted("assess", _("claims to assess"), lambda now: LIVE & Q(state=Claim.State.FILED)),
+        Counted("approve", _("claims to approve"), lambda now: LIVE & Q(state=Claim.State.ASSESSED)),
+        Counted("pay", _("claims to pay"), lambda now: LIVE & Q(state=Claim.State.APPROVED)),
+        Counted("decide_late", _("claims not decided within 30 days"), _ran_out(deadlines.to_decide)),
+        Counted("pay_late", _("claims not paid within 10 days"), _ran_out(deadlines.to_pay)),
+        Counted("refuse_late", _("claims not refused within 3 days"), _ran_out(deadlines.to_refuse)),
+        Counted("advance_late", _("claims with nothing paid for 60 days"), _ran_out(deadlines.to_advance)),
+    )
     search_help_text = _("merchant's reference of the claim")
     empty = _("Claims are filed on the page of a confirmed insured event, for all its cards.")
     verbs = (
@@ -449,7 +454,12 @@ class ClaimAdmin(House):
         day = timezone.localdate(due).isoformat()
         return badge("FAILED", day) if due < timezone.now() else day
 
+    def meant_by(self, request: HttpRequest, text: str) -> list[Any]:
+        return self.find(text)
+
     def find(self, text: str) -> list[Any]:
+        if claim_id := parse_id("clm", text):
+            return [claim_id]
         merchants = list(Merchant.objects.values_list("pk", flat=True))
         return list(
             Claim.objects.filter(merchant__in=merchants, reference=text)

@@ -151,7 +151,7 @@ class Claim(Moving):
         InsuredEvent, models.PROTECT, related_name="claims", db_index=False, verbose_name=_("insured event")
     )
     merchant = models.ForeignKey(Merchant, models.PROTECT, db_index=False, verbose_name=_("merchant"))
-    card = models.ForeignKey(Card, models.PROTECT, related_name="claims", verbose_name=_("card"))
+    card = models.ForeignKey(Card, models.PROTECT, db_index=False, related_name="claims", verbose_name=_("card"))
     policy = models.ForeignKey(
         Policy, models.PROTECT, null=True, related_name="claims", db_index=False, verbose_name=_("policy")
     )
@@ -272,6 +272,7 @@ class Claim(Moving):
         ]
         indexes = [
             models.Index("event", "state", "id", name="claims_of_event"),
+            models.Index("card", "filed_at", name="claims_of_card"),
             models.Index("merchant", "id", name="claims_of_merchant"),
             # What waits for somebody, and since when, without a look at the rows.
             models.Index(

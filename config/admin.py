@@ -231,6 +231,25 @@ class ChangedSinceShown(Refused):
     text = _("This was changed after it was shown to you. Look at it again: nothing was decided.")
 
 
+@dataclass(frozen=True)
+class Counted:
+    """Records that wait for somebody: the first page counts them by the same rule by which the list shows them."""
+
+    name: str
+    label: object
+    rule: Callable[[datetime], models.Q]
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A page of its own about one record, for whoever may see the record; nothing is pressed there."""
+
+    name: str
+    label: object
+    panels: Callable[[HttpRequest, Any], Iterable[Panel]]
+    words: object = ""
+
+
 class Button(NamedTuple):
     label: object
     tone: str
@@ -285,6 +304,12 @@ def shown_once(request: HttpRequest, row: Model, *, title: object, secret: str, 
 
 HISTORY = 200
 """How many acts a record's own page of them shows; the audit's list has them all."""
+
+
+MOST_HITS = 20
+"""How many records of a kind the search of the whole house lists."""
+
+MOST_KEYS = 500
 
 
 def changes(act: Act) -> SafeString:
@@ -439,6 +464,24 @@ class Rows(ChangeList):
             self.full_result_count = self.result_count
 
 
+class WhatIsCounted(admin.SimpleListFilter):
+    """What the first page counts, as a filter of the list it leads to."""
+
+    title = _("what waits")
+    parameter_name = "waits"
+
+    def __init__(self, request: HttpRequest, params: dict[str, Any], model: type[Model], model_admin: Any) -> None:
+        self.counted: Sequence[Counted] = model_admin.counted
+        super().__init__(request, params, model, model_admin)
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [(wait.name, capfirst(str(wait.label))) for wait in self.counted]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
+        wait = next((one for one in self.counted if one.name == self.value()), None)
+        return queryset.filter(wait.rule(timezone.now())) if wait else None
+
+
 class Audited(ModelAdmin):
     """A page of which everything that staff do on it is written into the audit, in the transaction that does it.
 
@@ -546,6 +589,8 @@ class House(Audited):
     verbs: ClassVar[Sequence[Verb]] = ()
     list_verbs: ClassVar[Sequence[Verb]] = ()
     sheets: ClassVar[Sequence[Sheet]] = ()
+    leaves: ClassVar[Sequence[Leaf]] = ()
+    counted: ClassVar[Sequence[Counted]] = ()
     empty: ClassVar[object] = ""
     """What to do when the list is empty."""
     waiting: ClassVar[Waiting | None] = None
@@ -590,7 +635,7 @@ class House(Audited):
         """Only what is a filter on the page, or a link between pages: other columns are not to be guessed at."""
         filters = {
             one if isinstance(one, str) else one[0] if isinstance(one, tuple) else one.parameter_name
-            for one in self.list_filter
+            for one in (*([WhatIsCounted] if self.counted else []), *self.list_filter)
         }
         # Never further than the relation itself: beyond it lie the hidden columns of other records.
         ends = ("", "__exact", "__id__exact", "__isnull")
@@ -633,11 +678,13 @@ class House(Audited):
         field = self._fields.get(name)
         return getattr(self, name).short_description if field is None else field.verbose_name
 
+    def _is_figure(self, name: str) -> bool:
+        return name in self.money or (name not in self._fields and getattr(getattr(self, name), "is_figure", False))
+
     def _column(self, name: str, *, first: bool) -> Callable[[Any], Any]:
         column = partial(self.cell, name=name, linked=not first)
         field = self._fields.get(name)
-        figures = name in self.money or (field is None and getattr(getattr(self, name), "is_figure", False))
-        column.__name__ = f"figure_{name}" if figures else name  # type: ignore[attr-defined]
+        column.__name__ = f"figure_{name}" if self._is_figure(name) else name  # type: ignore[attr-defined]
         column.short_description = self.label(name)  # type: ignore[attr-defined]
         if self.sortable_by is None and field is not None:
             column.admin_order_field = name  # type: ignore[attr-defined]
@@ -649,8 +696,11 @@ class House(Audited):
     def get_list_filter(self, request: HttpRequest) -> Sequence[Any]:
         """A filter offers no record that its own list would not show."""
         return [
-            (one, Related) if isinstance(self._fields.get(str(one)), models.ForeignKey) else one
-            for one in self.list_filter
+            *([WhatIsCounted] if self.counted else []),
+            *(
+                (one, Related) if isinstance(self._fields.get(str(one)), models.ForeignKey) else one
+                for one in self.list_filter
+            ),
         ]
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **rest: Any) -> Any:
@@ -671,6 +721,35 @@ class House(Audited):
         """Primary keys of the records that somebody means by ``text``, by exact and indexed look-ups only."""
         return []
 
+    def meant_by(self, request: HttpRequest, text: str) -> Iterable[Any] | None:
+        """Primary keys of what somebody means who searches the whole house; None: these are not searched for there.
+
+        What is typed there is sent in a form and never stands in an address, so secrets are looked up here and not in
+        ``find``.
+
+        :raises Refused: somebody is guessing.
+        """
+        return None
+
+    def hits(self, request: HttpRequest, text: str) -> list[Any]:
+        """Those of them that this person may see, at most ``MOST_HITS``."""
+        keys = self.meant_by(request, text) if self.has_view_permission(request) else None
+        if keys is None:
+            return []
+        rows = self.get_queryset(request).select_related(*self.list_select_related).defer(*self.heavy)
+        return list(rows.filter(pk__in=list(keys)[:MOST_KEYS]).order_by("-pk")[: MOST_HITS + 1])
+
+    def hits_panel(self, hits: Sequence[Any]) -> Panel:
+        """The hits as the list shows them."""
+        first, *others = self.list_display
+        rows = [
+            [link(row, self.cell(row, first, linked=False)), *(self.cell(row, name, linked=False) for name in others)]
+            for row in hits[:MOST_HITS]
+        ]
+        more = _("There are more: add to what you search for.") if len(hits) > MOST_HITS else ""
+        heads = [figure(self.label(name)) if self._is_figure(name) else self.label(name) for name in self.list_display]
+        return Panel(self.opts.verbose_name_plural, heads, rows, note=more)
+
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if any("\x00" in value for value in request.GET.values()) or not _is_page(request.GET.get(PAGE_VAR, "1")):
             return HttpResponseRedirect(request.path)
@@ -689,6 +768,9 @@ class House(Audited):
             queryset = queryset.filter(**{f"{self.merchant}__in": mine}) if self.merchant else queryset.none()
         is_list = request.resolver_match is not None and str(request.resolver_match.url_name).endswith("_changelist")
         return queryset.defer(*self.heavy) if is_list and self.heavy else queryset
+
+    def rows_counted(self, request: HttpRequest, counted: Counted, now: datetime) -> QuerySet[Any]:
+        return self.get_queryset(request).filter(counted.rule(now))
 
     # A record's page
 
@@ -765,8 +847,9 @@ class House(Audited):
         return salted_hmac("what was shown", json.dumps([columns, shown], default=str)).hexdigest()
 
     def _page(self, request: HttpRequest, row: Any) -> dict[str, Any]:
+        leaves = [Button(leaf.label, "", self.leaf_url(leaf, row), None) for leaf in self.leaves]
         return {
-            "buttons": self.buttons(request, row),
+            "buttons": [*self.buttons(request, row), *leaves],
             "panels": [*self.side_by_side(row), *self.panels(request, row)],
             "note": self.note(request, row),
             "is_moving": self.is_moving(row),
@@ -811,7 +894,33 @@ class House(Audited):
             path(f"{sheet.name}/", wrap(partial(self.show, sheet=sheet)), name=f"{name}_{sheet.name}")
             for sheet in self.sheets
         ]
+        own += [
+            path(f"<path:object_id>/{leaf.name}/", wrap(partial(self.turn_to, leaf=leaf)), name=f"{name}_{leaf.name}")
+            for leaf in self.leaves
+        ]
         return own + super().get_urls()
+
+    # Leaves
+
+    def leaf_url(self, leaf: Leaf, row: Any) -> str:
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_{leaf.name}", args=[row.pk])
+
+    def turn_to(self, request: HttpRequest, object_id: str, *, leaf: Leaf) -> HttpResponseBase:
+        row = self.get_object(request, unquote(object_id))
+        if row is None:
+            return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
+        if not self.has_view_permission(request, row):
+            raise PermissionDenied
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "original": row,
+            "title": capfirst(str(leaf.label)),
+            "words": leaf.words,
+            "back": address(row),
+            "panels": list(leaf.panels(request, row)),
+        }
+        return TemplateResponse(request, "admin/record.html", context)
 
     # Sheets
 
@@ -1079,6 +1188,7 @@ MENU: Sequence[tuple[object, Sequence[tuple[str, str]]]] = (
         ("prepaid.break", "rule"),
         ("points.repair", "build"),
         ("prepaid.hold", "front_hand"),
+        ("prepaid.dayfigure", "monitoring"),
     )),
     (_("Staff"), (
         ("auth.user", "group"),

@@ -17,6 +17,7 @@ TIMETABLE: dict[str, dict[str, object]] = {
     "issue approved batches": every(5, "prepaid.tasks.issue_batches"),
     "speak to the insurer": every(2, "insurance.tasks.speak_to_the_insurer"),
     "reconcile the ledger": every(600, "prepaid.tasks.reconcile_ledger"),
+    "write the figures of the day": every(600, "prepaid.tasks.write_day_figures"),
     "adjust premiums": every(600, "insurance.tasks.adjust_premiums"),
     "reconcile the insurer": every(600, "insurance.tasks.reconcile_the_insurer"),
     "reconcile the points system": every(600, "points.tasks.reconcile_the_points_system"),

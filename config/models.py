@@ -51,6 +51,8 @@ class Act(models.Model):
         verbose_name_plural = _("acts of staff")
         indexes = [
             models.Index("kind", "object_id", "seq", name="act_by_object"),
+            # A card's page takes its acts in order of the moment, among all else that happened to it.
+            models.Index("kind", "object_id", "recorded_at", name="act_by_object_and_moment"),
             models.Index("who", "seq", name="act_by_who"),
             models.Index("verb", "seq", name="act_by_verb"),
             models.Index("recorded_at", name="act_by_moment"),
@@ -59,6 +61,17 @@ class Act(models.Model):
 
     def __str__(self) -> str:
         return f"{self.seq}"
+
+
+class OwnSettings(models.Model):
+    """How one person wants to read the back office. An empty text: as their browser or the house has it."""
+
+    user = models.OneToOneField(User, models.CASCADE, primary_key=True, related_name="own_settings")
+    language = models.CharField(max_length=10, blank=True)
+    time_zone = models.CharField(max_length=40, blank=True)
+
+    def __str__(self) -> str:
+        return f"{self.language} {self.time_zone}"
 
 
 SECOND_FACTORS = Vault("SECOND_FACTOR_KEYS", "second factor")

@@ -23,7 +23,7 @@ SEES: Mapping[str, str] = {
     ),
     "prepaid": (
         "networkaccount card retirednumber cardmove load subcard transaction entry refusedpayment run partnerfile "
-        "break breakstep hold"
+        "break breakstep hold note"
     ),
     "insurance": "insurer product policy endorsement notice insurermessage",
     "claims": "interestrate insuredevent claim recovery receipt",
@@ -47,7 +47,9 @@ SEEN_BY_BOUND: Mapping[str, str] = {
 """What they see of those: records that carry their merchant themselves, by which a long list is narrowed quickly."""
 
 _APPROVER: Mapping[str, str] = {
+    "prepaid.dayfigure": "view",
     "issuing.batch": "approve reject download",
+    "prepaid.card": "note",
     "prepaid.break": "view_workbench match resolve reverse resubmit unfreeze",
     "prepaid.hold": "release",
     "points.exchangeratio": "approve reject",
@@ -61,11 +63,12 @@ _APPROVER: Mapping[str, str] = {
 ROLES: Mapping[str, Mapping[str, str]] = {
     "clerk": {
         "issuing.batch": "upload withdraw download",
-        "prepaid.card": "open top_up freeze unfreeze report_lost replace close",
+        "prepaid.card": "open top_up freeze unfreeze report_lost replace close note statement certificate",
         "prepaid.transaction": "refund reverse",
     },
     "adjuster": {
-        "prepaid.card": "freeze file_claim",
+        "prepaid.dayfigure": "view",
+        "prepaid.card": "freeze file_claim note statement certificate",
         "claims.insuredevent": "declare withdraw file_all assess_all",
         "claims.claim": "assess reject withdraw ask_for_papers receive_papers",
         "claims.recovery": "record propose_write_off withdraw_write_off",
@@ -75,7 +78,9 @@ ROLES: Mapping[str, Mapping[str, str]] = {
     # The same verbs, and amounts from ``SENIOR_APPROVAL_FROM`` on (``config.tiers``).
     "senior approver": {**_APPROVER, "config.act": tiers.PERMISSION.removesuffix("_act")},
     "partner desk": {
+        "prepaid.dayfigure": "view",
         "issuing.merchantkey": "revoke",
+        "prepaid.card": "note",
         "issuing.webhookendpoint": "ping pause resume",
         "issuing.webhookdelivery": "resend",
         "insurance.policy": "ask_again view_exposure",
@@ -100,6 +105,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
     },
     "auditor": {
         "prepaid.break": "view_workbench",
+        "prepaid.dayfigure": "view",
         "insurance.policy": "view_exposure",
         "auth.user": "view",
         "auth.group": "view",
@@ -107,6 +113,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
     },
     # Sets the terms and the people; money moves through the others. The demonstration's administrator is a superuser.
     "administrator": {
+        "prepaid.dayfigure": "view",
         "issuing.merchant": "add change make_key make_test_twin",
         "issuing.merchantmanager": "view add change delete",
         "issuing.merchantkey": "rotate revoke",

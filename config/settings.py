@@ -9,6 +9,7 @@ import environ
 import structlog
 from django.core.exceptions import ImproperlyConfigured
 from django.templatetags.static import static
+from django.urls import reverse_lazy
 from django.utils.translation import gettext_lazy as _
 
 from config import embedded, keys
@@ -111,6 +112,7 @@ MIDDLEWARE = [
     "django_otp.middleware.OTPMiddleware",
     "django.contrib.messages.middleware.MessageMiddleware",
     "config.signing_in.SessionsEnd",
+    "config.own_settings.InOnesOwnWay",
 ]
 ROOT_URLCONF = "config.urls"
 WSGI_APPLICATION = "config.wsgi.application"
@@ -260,7 +262,9 @@ UNFOLD = {
     "SITE_URL": "/",
     "SITE_FAVICONS": [{"rel": "icon", "type": "image/svg+xml", "href": lambda request: static("config/mark.svg")}],
     "STYLES": [lambda request: static("config/admin.css")],
+    "SCRIPTS": [lambda request: static("config/search.js")],
     "SHOW_LANGUAGES": True,
+    "LANGUAGES": {"action": reverse_lazy("admin:own_language")},
     "ACCOUNT": {"navigation": "config.signing_in.own_pages"},
     "SHOW_VIEW_ON_SITE": False,
     "SIDEBAR": {"navigation": "config.admin.menu"},
@@ -333,6 +337,8 @@ LOGGING = {
         "celery.beat": {"level": "WARNING"},
         "celery.worker.strategy": {"level": "WARNING"},
         "celery.app.trace": {"level": "WARNING"},
+        # Forty lines about each font that is cut down to what a paper uses.
+        "fontTools": {"level": "WARNING"},
         # Who signed in stands in the audit.
         "axes": {"level": "ERROR"},
     },

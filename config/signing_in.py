@@ -30,8 +30,9 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare
 from django.utils.decorators import method_decorator
-from django.utils.http import urlencode
+from django.utils.http import url_has_allowed_host_and_scheme, urlencode
 from django.utils.safestring import mark_safe
+from django.utils.text import capfirst
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import gettext_noop
 from django.views.decorators.cache import never_cache
@@ -39,14 +40,15 @@ from django.views.decorators.csrf import csrf_protect
 from django.views.decorators.debug import sensitive_post_parameters
 from django_otp import login as remember_factor
 from unfold.sites import UnfoldAdminSite
-from unfold.widgets import BASE_INPUT_CLASSES
+from unfold.widgets import BASE_INPUT_CLASSES, SELECT_CLASSES
 
-from config import audit, lockout
+from config import audit, lockout, own_settings
 from config.errors import Refused
 from config.models import SECOND_FACTORS, Authenticator, RecoveryCode
 
 BACKEND = "django.contrib.auth.backends.ModelBackend"
 COMING, STAMP = "coming", "staff"
+LONGEST_SEARCH = 100
 PATIENCE = timedelta(minutes=10)
 """How long after the password the second factor may come."""
 
@@ -175,6 +177,7 @@ def enter(request: HttpRequest, user: User, *, factor: Authenticator | None, by:
         if factor is not None:
             remember_factor(request, factor)
         _stamp(request, user, timezone.now())
+        own_settings.carry(request, own_settings.of(user))
         audit.record(request, "sign_in", row=user, asked={"with": by})
 
 
@@ -310,6 +313,7 @@ def _coming(request: HttpRequest) -> User | None:
 def own_pages(request: HttpRequest) -> list[dict[str, object]]:
     """What a person finds under their own name."""
     return [
+        {"title": _("Own settings"), "link": reverse("admin:own_settings")},
         {"title": _("Second factor"), "link": reverse("admin:second_factor")},
         {"title": _("Change password"), "link": reverse("admin:password_change")},
     ]
@@ -337,9 +341,62 @@ class Site(UnfoldAdminSite):
         return [
             path("sign-in/code/", self.second_step, name="second_step"),
             path("second-factor/", self.second_factor, name="second_factor"),
+            path("own-settings/", self.admin_view(self.own_settings), name="own_settings"),
+            path("own-language/", self.admin_view(self.own_language), name="own_language"),
             # No record has a page outside, and asking for one told whether the record is there.
             *(one for one in super().get_urls() if getattr(one, "name", "") != "view_on_site"),
         ]
+
+    def own_settings(self, request: HttpRequest) -> HttpResponse:
+        """Language and time zone of whoever asks."""
+        user = User.objects.get(username=request.user.get_username())
+        own = own_settings.of(user)
+        initial = {"language": own.language, "time_zone": own.time_zone}
+        form = own_settings.OwnForm(request.POST or None, initial=initial)
+        if request.method == "POST" and form.is_valid():
+            own_settings.keep(request, user, **form.cleaned_data)
+            messages.success(request, _("Kept. It holds wherever you sign in."))
+            return HttpResponseRedirect(reverse("admin:own_settings"))
+        for field in form.fields.values():
+            field.label = capfirst(str(field.label))
+            field.widget.attrs["class"] = " ".join(SELECT_CLASSES)
+        return self._page(request, "admin/own_settings.html", title=_("Own settings"), form=form)
+
+    def own_language(self, request: HttpRequest) -> HttpResponse:
+        """The language chosen in the menu, which is kept like the one on the page of own settings."""
+        language = request.POST.get("language", "")
+        if request.method == "POST" and language in dict(settings.LANGUAGES):
+            own_settings.keep(request, User.objects.get(username=request.user.get_username()), language=language)
+        onward = request.POST.get("next", "")
+        is_ours = url_has_allowed_host_and_scheme(onward, {request.get_host()}, request.is_secure())
+        return HttpResponseRedirect(onward if is_ours else reverse("admin:index"))
+
+    @method_decorator([never_cache, csrf_protect, sensitive_post_parameters()])
+    def search(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
+        """Look up what somebody means, everywhere they may look: one hit is gone to, several are listed.
+
+        What is searched for may be secret, so it is sent in a form and stands in no address and no log.
+        """
+        text = request.POST.get("text", "").replace("\x00", "").strip()[:LONGEST_SEARCH]
+        houses = [house for house in self._registry.values() if hasattr(house, "hits")]
+        found: list[tuple[Any, list[Any]]] = []
+        problem = ""
+        try:
+            found = [(house, hits) for house in houses if text and (hits := house.hits(request, text))]
+        except Refused as refused:
+            problem = str(refused)
+        if sum(len(hits) for _house, hits in found) == 1:
+            [(house, [hit])] = found
+            name = f"{house.opts.app_label}_{house.opts.model_name}"
+            return HttpResponseRedirect(reverse(f"admin:{name}_change", args=[hit.pk]))  # type: ignore[return-value]
+        context = {
+            **self.each_context(request),
+            "title": _("Search"),
+            "panels": [house.hits_panel(hits) for house, hits in found],
+            "problem": problem,
+            "is_nothing": bool(text) and not found and not problem,
+        }
+        return TemplateResponse(request, "admin/search.html", context, status=429 if problem else 200)
 
     @method_decorator([never_cache, csrf_protect, sensitive_post_parameters()])
     def login(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 from django.contrib import admin
-from django.db.models import QuerySet
+from django.db.models import Q
 from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 
 from config.admin import (
     NOTHING,
+    Counted,
     Facts,
     House,
     Panel,
@@ -29,11 +30,13 @@ from config.admin import (
     state_of,
     yuan,
 )
+from config.ids import parse_id
 from config.money import format_yuan
 from insurance import adjustment, exposure, insurer
 from insurance.exposure import Exposure
 from insurance.models import Endorsement, Insurer, InsurerMessage, Notice, Policy, Product
 from issuing import orders
+from issuing.admin import LIVE
 from prepaid.models import Card
 
 MESSAGES = 40
@@ -83,6 +86,12 @@ ASK_AGAIN = Verb(
         "The insurer is asked what became of it; only if it never had it, the same request is sent again under the "
         "same number. Nothing is done twice."
     ),
+)
+
+
+_LIVE_POLICY = Q(policy__merchant__test_of=None)
+_UNCOVERED = Q(state__in=["PENDING", "UNKNOWN", "UNRESOLVED", "DECLINED"]) & ~Q(
+    card__state__in=[Card.State.CLOSED, Card.State.COMPENSATED]
 )
 
 
@@ -156,23 +165,6 @@ def _said_of(message: InsurerMessage, request_no: str) -> str:
     return raw[:400].decode(errors="replace")
 
 
-class WithoutCover(admin.SimpleListFilter):
-    """Cards that can be spent while no insurer has accepted them."""
-
-    title = _("cover")
-    parameter_name = "cover"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("none", _("live cards without accepted cover"))]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        if self.value() != "none":
-            return None
-        return queryset.filter(state__in=["PENDING", "UNKNOWN", "UNRESOLVED", "DECLINED"]).exclude(
-            card__state__in=[Card.State.CLOSED, Card.State.COMPENSATED]
-        )
-
-
 EXPOSURE_HEAD = (
     figure(_("cards")), figure(_("sum insured left")), figure(_("refundable principal")), figure(_("exposure")),
     figure(_("uninsured")),
@@ -224,7 +216,12 @@ class PolicyAdmin(HandshakeAdmin):
         "number", "state", "card", "merchant", "sum_insured", "premium", "cover_from_date", "cover_to_date",
         "accepted_at",
     )  # fmt: skip
-    list_filter = ("state", WithoutCover, "merchant")
+    list_filter = ("state", "merchant")
+    counted = (
+        Counted("unresolved", _("unresolved policies"), lambda now: LIVE & Q(state=Policy.State.UNRESOLVED)),
+        # A card whose enrolment was declined, or not answered yet, is spent from without cover.
+        Counted("uncovered", _("cards without accepted cover"), lambda now: LIVE & _UNCOVERED),
+    )
     money = ("sum_insured", "premium", "compensated")
     links = ("card", "merchant")
     facts = (
@@ -243,8 +240,13 @@ class PolicyAdmin(HandshakeAdmin):
         return row.policy_no or NOTHING
 
     def find(self, text: str) -> list[Any]:
+        if policy_id := parse_id("pol", text):
+            return [policy_id]
         found = Policy.objects.filter(policy_no=text) | Policy.objects.filter(request_no=text)
         return list(found.values_list("pk", flat=True))
+
+    def meant_by(self, request: HttpRequest, text: str) -> list[Any]:
+        return self.find(text)
 
     def panels(self, request: HttpRequest, row: Policy) -> Iterable[Panel]:
         changes = Endorsement.objects.filter(policy=row).order_by("-pk")[:50]
@@ -296,6 +298,7 @@ class PolicyAdmin(HandshakeAdmin):
 class EndorsementAdmin(HandshakeAdmin):
     merchant = "policy__merchant"
     list_display = ("number", "kind", "policy", "state", "amount", "premium", "effective_date", "accepted_at")
+    counted = (Counted("unresolved", _("unresolved endorsements"), lambda now: _LIVE_POLICY & Q(state="UNRESOLVED")),)
     list_filter = ("state", "kind")
     money = ("amount", "premium", "balance_days")
     links = ("policy",)
@@ -322,6 +325,7 @@ class EndorsementAdmin(HandshakeAdmin):
 class NoticeAdmin(HandshakeAdmin):
     merchant = "policy__merchant"
     list_display = ("recorded_at", "kind", "insurer", "policy", "state", "accepted_at")
+    counted = (Counted("unresolved", _("unresolved notices"), lambda now: _LIVE_POLICY & Q(state="UNRESOLVED")),)
     list_filter = ("state", "kind")
     links = ("policy",)
     facts = ("kind", "insurer", "policy", "state", "subject", "body", "accepted_at", "refusal_code", "recorded_at")

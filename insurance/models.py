@@ -168,7 +168,9 @@ class Endorsement(Handshake, Moving):
     }
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
-    policy = models.ForeignKey(Policy, models.PROTECT, related_name="endorsements", verbose_name=_("policy"))
+    policy = models.ForeignKey(
+        Policy, models.PROTECT, db_index=False, related_name="endorsements", verbose_name=_("policy")
+    )
     kind = models.CharField(_("kind"), max_length=12, choices=Kind)
     load = models.OneToOneField(Load, models.PROTECT, null=True, verbose_name=_("load"))
     state = models.CharField(_("state"), max_length=10, choices=State, default=State.PENDING)
@@ -210,6 +212,7 @@ class Endorsement(Handshake, Moving):
             ),
         ]
         indexes = [
+            models.Index("policy", "recorded_at", name="endorsements_of_policy"),
             models.Index("due_at", name="endorsements_due", condition=Q(due_at__isnull=False)),
             models.Index("id", name="endorsements_unresolved", condition=Q(state="UNRESOLVED")),
         ]

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from django import forms
 from django.contrib import admin
 from django.contrib.auth.models import User
+from django.db.models import Q
 from django.http import HttpRequest, StreamingHttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
@@ -22,6 +23,7 @@ from config import roles
 from config.addresses import read_networks
 from config.admin import (
     NOTHING,
+    Counted,
     Facts,
     House,
     Lines,
@@ -58,6 +60,9 @@ from issuing.models import (
     WebhookDelivery,
     WebhookEndpoint,
 )
+
+LIVE = Q(merchant__test_of=None)
+"""What a merchant tries out waits for nobody of the staff."""
 
 
 def quantity(amount: int, unit: str) -> Any:
@@ -440,6 +445,11 @@ class BatchAdmin(House):
         "made_by",
         "recorded_at",
     )
+    counted = (
+        Counted("approve", _("batches to approve"), lambda now: Q(state=Batch.State.STAGED)),
+        Counted("still", _("batches that stand still"),
+             lambda now: Q(state=Batch.State.APPROVED, due_at__lt=now - timedelta(minutes=10))),
+    )  # fmt: skip
     list_filter = ("state",)
     money = ("good_amount",)
     facts = (
@@ -571,6 +581,10 @@ def _ping(request: HttpRequest, row: WebhookEndpoint, data: dict[str, Any]) -> W
 class WebhookEndpointAdmin(House):
     merchant = "merchant"
     list_display = ("url", "merchant", "state", "paused_because", "failures", "attempted_at", "is_live")
+    counted = (
+        Counted("paused", _("webhook endpoints paused by themselves"),
+             lambda now: LIVE & Q(state="PAUSED") & ~Q(paused_because="ASKED")),
+    )  # fmt: skip
     list_filter = ("state", "paused_because", "merchant")
     links = ("merchant",)
     facts = (
@@ -620,6 +634,10 @@ def _resend(request: HttpRequest, row: WebhookDelivery, data: dict[str, Any]) ->
 class WebhookDeliveryAdmin(House):
     merchant = "merchant"
     list_display = ("recorded_at", "merchant", "endpoint", "event", "state", "attempts", "problem", "due_at")
+    counted = (
+        Counted("failed", _("webhook deliveries that failed"),
+             lambda now: LIVE & Q(state="FAILED") & ~Q(problem="REMOVED")),
+    )  # fmt: skip
     list_filter = ("state", "merchant")
     links = ("endpoint", "event", "merchant")
     facts = (

@@ -107,7 +107,7 @@ WITH endpoint AS MATERIALIZED (
 passed AS MATERIALIZED (
     SELECT p.id AS endpoint_id, p.types, e.*
     FROM endpoint p CROSS JOIN LATERAL (
-        SELECT id, merchant_id, type, xid FROM issuing_event
+        SELECT id, merchant_id, card_id, type, xid FROM issuing_event
         WHERE merchant_id = p.merchant_id AND (xid, id) > (p.cursor_xid, p.cursor_id)
           AND xid < %(bound)s::xid8
         ORDER BY xid, id LIMIT %(most)s
@@ -115,8 +115,8 @@ passed AS MATERIALIZED (
 ),
 owed AS (
     INSERT INTO issuing_webhookdelivery
-        (endpoint_id, event_id, merchant_id, state, attempts, due_at, problem, recorded_at)
-    SELECT endpoint_id, id, merchant_id, 'PENDING', 0, now(), '', %(now)s FROM passed
+        (endpoint_id, event_id, merchant_id, card_id, state, attempts, due_at, problem, recorded_at)
+    SELECT endpoint_id, id, merchant_id, card_id, 'PENDING', 0, now(), '', %(now)s FROM passed
     WHERE type <> 'webhook.ping' AND (cardinality(types) = 0 OR type = ANY (types)) ORDER BY xid, id
     ON CONFLICT (endpoint_id, event_id) DO NOTHING
 ),

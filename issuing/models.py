@@ -611,6 +611,8 @@ class WebhookDelivery(Moving):
     )
     event = models.ForeignKey(Event, models.PROTECT, related_name="deliveries", verbose_name=_("event"))
     merchant = models.ForeignKey(Merchant, models.PROTECT, related_name="+", verbose_name=_("merchant"))
+    # The event's, so that what was told about a card is found by an index that no payment has to write.
+    card_id = models.UUIDField(_("card"), null=True, editable=False)
     state = models.CharField(_("state"), max_length=10, choices=State, default=State.PENDING)
     attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
     due_at = models.DateTimeField(_("due at"), null=True)
@@ -632,7 +634,10 @@ class WebhookDelivery(Moving):
                 name="a_delivered_one_has_its_moment", condition=~Q(state="DELIVERED") | Q(delivered_at__isnull=False)
             ),
         ]
-        indexes = [models.Index("endpoint", "due_at", name="deliveries_due", condition=Q(due_at__isnull=False))]
+        indexes = [
+            models.Index("endpoint", "due_at", name="deliveries_due", condition=Q(due_at__isnull=False)),
+            models.Index("card_id", "recorded_at", name="deliveries_of_card", condition=Q(card_id__isnull=False)),
+        ]
 
     def __str__(self) -> str:
         return public_id("whd", self.pk)

@@ -233,8 +233,8 @@ def resend_range(*, endpoint: WebhookEndpoint, from_at: datetime, to_at: datetim
 
 _RESEND = """
 INSERT INTO issuing_webhookdelivery AS d
-    (endpoint_id, event_id, merchant_id, state, attempts, due_at, problem, recorded_at)
-SELECT %(endpoint)s, e.id, e.merchant_id, 'PENDING', 0, now(), '', %(now)s
+    (endpoint_id, event_id, merchant_id, card_id, state, attempts, due_at, problem, recorded_at)
+SELECT %(endpoint)s, e.id, e.merchant_id, e.card_id, 'PENDING', 0, now(), '', %(now)s
 FROM issuing_event e WHERE e.id = ANY (%(events)s::uuid[])
 ON CONFLICT (endpoint_id, event_id) DO UPDATE SET state = 'PENDING', attempts = 0, due_at = now(), problem = ''"""
 

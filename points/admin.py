@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 
 from config.admin import (
     NOTHING,
+    Counted,
     Facts,
     House,
     Panel,
@@ -38,8 +39,9 @@ from config.admin import (
 )
 from config.errors import NotTheMaker, SamePerson
 from config.ids import parse_id
+from issuing.admin import LIVE
 from issuing.models import Merchant
-from points import coupons, exchange, parameters, repairs
+from points import codes, coupons, exchange, guessing, parameters, repairs
 from points.models import (
     Coupon,
     CouponMove,
@@ -204,6 +206,10 @@ class ExchangeRatioAdmin(House):
         "version", "product", "ratio", "rounding", "state", "in_force", "valid_from_at", "valid_until_at", "made_by",
         "approved_by",
     )  # fmt: skip
+    counted = (
+        Counted("approve", _("exchange ratios to approve"),
+             lambda now: Q(product__merchant__test_of=None, state=ExchangeRatio.State.PROPOSED)),
+    )  # fmt: skip
     list_filter = ("state",)
     links = ("product",)
     facts = (
@@ -240,6 +246,23 @@ class ExchangeRatioAdmin(House):
         if row.state == ExchangeRatio.State.APPROVED and row.advised_at is None:
             return _("The points system does not know this ratio yet; until it does, nobody can be quoted by it.")
         return ""
+
+
+def unless_guessing(
+    request: HttpRequest, what: WrongGuess.What, mine: QuerySet[Any], found: Iterable[Any]
+) -> list[Any]:
+    """What a secret that somebody of the staff typed leads to, among what is theirs to see.
+
+    One that leads nowhere counts as a wrong guess, whether it exists or not.
+
+    :raises TooManyGuesses:
+    """
+    who, now = by_staff(request), timezone.now()
+    guessing.check(what, who, now=now)
+    keys = list(mine.filter(pk__in=list(found)).values_list("pk", flat=True))
+    if not keys:
+        guessing.note(what, who, now=now)
+    return keys
 
 
 # Exchanges -------------------------------------------------------------------------------------------------------
@@ -351,27 +374,17 @@ def _exchange_before_and_after(row: Exchange) -> Iterable[tuple[object, object, 
     yield _("reason"), NOTHING, row.settlement_reason
 
 
-class Incidents(admin.SimpleListFilter):
-    """Exchanges whose answers contradict each other."""
-
-    title = _("incident")
-    parameter_name = "incident"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
-        return [("lately", _("in the last seven days")), ("ever", _("ever"))]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
-        if self.value() not in ("lately", "ever"):
-            return None
-        found = queryset.filter(~Q(incident=""))
-        return found.filter(submitted_at__gt=timezone.now() - LATELY) if self.value() == "lately" else found
-
-
 @admin.register(Exchange)
 class ExchangeAdmin(House):
     merchant = "merchant"
     list_display = ("submitted_at", "product", "account", "merchant", "count", "points", "state", "incident")
-    list_filter = ("state", Incidents, "merchant")
+    list_filter = ("state", "merchant")
+    counted = (
+        Counted("unresolved", _("unresolved exchanges"), lambda now: LIVE & Q(state=Exchange.State.UNRESOLVED)),
+        # Exchanges whose answers contradict each other.
+        Counted("incident", _("incidents with the points system"),
+             lambda now: LIVE & ~Q(incident="") & Q(submitted_at__gt=now - LATELY)),
+    )  # fmt: skip
     links = ("account", "product", "merchant")
     facts = (
         "product", "merchant", "account", "reference", "count", "points", "state", "submitted_at", "issued_at",
@@ -402,6 +415,9 @@ class ExchangeAdmin(House):
         compare=_exchange_before_and_after,
         name=lambda row: f"{row.product} × {row.count}",
     )
+
+    def meant_by(self, request: HttpRequest, text: str) -> list[Any]:
+        return self.find(text)
 
     def find(self, text: str) -> list[Any]:
         if found := parse_id("exc", text):
@@ -621,6 +637,12 @@ class CouponAdmin(House):
         redeemed = Coupon.objects.filter(merchant__in=merchants, redeemed_reference=text)
         return list(redeemed.values_list("pk", flat=True))
 
+    def meant_by(self, request: HttpRequest, text: str) -> list[Any]:
+        if code := codes.read(text):
+            found = Coupon.objects.filter(code_hash__in=codes.VAULT.hashes(code)).values_list("pk", flat=True)
+            return unless_guessing(request, WrongGuess.What.COUPON, self.get_queryset(request), found)
+        return self.find(text)
+
     def panels(self, request: HttpRequest, row: Coupon) -> Iterable[Panel]:
         yield Panel(
             _("what happened"),
@@ -651,6 +673,7 @@ def _return_again(request: HttpRequest, row: PointsReturn, data: dict[str, Any])
 class PointsReturnAdmin(House):
     merchant = "merchant"
     list_display = ("recorded_at", "exchange", "merchant", "count", "points", "state", "by")
+    counted = (Counted("unresolved", _("unresolved returns of points"), lambda now: LIVE & Q(state="UNRESOLVED")),)
     list_filter = ("state", "merchant")
     links = ("exchange", "merchant")
     facts = (
@@ -687,6 +710,7 @@ def _repair_again(request: HttpRequest, row: Repair, data: dict[str, Any]) -> ob
 class RepairAdmin(House):
     merchant = None
     list_display = ("recorded_at", "what", "state", "found", "exchange", "points", "by", "done_at")
+    counted = (Counted("unresolved", _("unresolved repairs"), lambda now: Q(state="UNRESOLVED")),)
     list_filter = ("what", "state")
     links = ("exchange", "found")
     facts = (

@@ -606,11 +606,12 @@ class PointsMessage(models.Model):
 
 
 class WrongGuess(models.Model):
-    """A coupon code or a password that was wrong, and whose guess it was."""
+    """A coupon code, card number or password that was wrong, and whose guess it was."""
 
     class What(models.TextChoices):
         COUPON = "COUPON", _("coupon code")
         PASSWORD = "PASSWORD", _("password")
+        CARD = "CARD", _("card number")
 
     what = models.CharField(_("what"), max_length=8, choices=What)
     subject = models.CharField(_("guessed by"), max_length=80)

@@ -1,34 +1,38 @@
 """The back office of cards: the card's page, its ledger, reconciliation, and what needs somebody now."""
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 from uuid import UUID
 
 from django import forms
+from django.conf import settings
 from django.contrib import admin
-from django.db.models import Count, Min, Q, QuerySet, Sum
+from django.db.models import Count, Min, Model, Q, QuerySet, Sum
 from django.db.models.expressions import RawSQL
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.urls import reverse
-from django.utils import timezone
+from django.utils import timezone, translation
 from django.utils.formats import date_format
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
+from django.utils.http import urlencode
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 from django.utils.translation import ngettext
 
 from claims import adjudication
-from claims.admin import late
 from claims.models import Claim, InsuredEvent
-from config import inbox
+from config import charts, inbox
 from config.admin import (
     NOTHING,
+    Counted,
     Facts,
     House,
+    Leaf,
     Panel,
     Reason,
     Sheet,
@@ -47,31 +51,36 @@ from config.admin import (
     plain_data,
     shown_once,
     state_of,
+    what,
+    why,
     yuan,
 )
 from config.errors import SamePerson
 from config.ids import parse_id, public_id
+from config.models import Act
 from config.money import format_yuan
-from insurance.models import Endorsement, Notice, Policy
+from insurance.models import Endorsement, InsurerMessage, Notice, Policy
 from insurance.reconciliation import bordereau_again, bordereau_day
 from issuing import numbering
 from issuing.admin import MerchantAdmin, quantity
 from issuing.models import Batch, CardProgram, Merchant, PaymentMethod, Unit, WebhookDelivery, WebhookEndpoint
-from issuing.orders import Holder, Order
+from issuing.orders import Holder, Order, local_date
 from points import guessing, repairs
-from points.admin import LATELY, panel_of_repairs
+from points.admin import panel_of_repairs, unless_guessing
 from points.models import Exchange, ExchangeRatio, PointsReturn, Repair, WrongGuess
 from points.reconciliation import statement_again, statement_day
-from prepaid import consumption, files, holds, ledger, processing, reconciliation
+from prepaid import consumption, files, holds, ledger, notes, papers, processing, reconciliation, timeline, valuation
 from prepaid.models import (
     Break,
     BreakStep,
     Card,
     CardMove,
+    DayFigure,
     Entry,
     Hold,
     Load,
     NetworkAccount,
+    Note,
     PartnerFile,
     RefusedPayment,
     RetiredNumber,
@@ -80,16 +89,18 @@ from prepaid.models import (
     Transaction,
 )
 
-TIMELINE = 50
-"""How many transactions a card's page shows; the list has them all."""
+SHOWN = 50
+"""How many entries or sub-cards a page shows; an older or later link leads on."""
 
-SUB_CARDS = 8
-"""How many sub-cards of a load it shows, so that what happened stays in sight."""
+LOADS = 200
+"""How many loads the page of the calculation shows; it counts with all of them."""
+
+LATE = timedelta(minutes=10)
+"""A transaction recorded so much later than it occurred says so."""
 
 
 def masked_name(account: NetworkAccount) -> str:
-    name = account.holder_name
-    return name[0] + "*" * (len(name) - 1) if name else str(_("unnamed"))
+    return papers.masked_name(account.holder_name)
 
 
 def masked_phone(phone: str) -> str:
@@ -109,22 +120,24 @@ def loads_of_reference(text: str) -> QuerySet[Load]:
 
 
 def cards_meant_by(text: str) -> list[UUID]:
-    """Cards somebody means: a full number, the last four, a phone, a policy no., an id or a merchant's reference."""
-    if numbering.is_valid(text):
-        hashes = numbering.hashes(text)
-        found = list(Card.objects.filter(number_hash__in=hashes).values_list("pk", flat=True))
-        return found or list(RetiredNumber.objects.filter(number_hash__in=hashes).values_list("card", flat=True))
+    """Cards somebody means: by the last four, a phone, an id or a merchant's reference."""
     if card_id := parse_id("crd", text):
         return [card_id]
-    found = []
+    found: list[UUID] = []
     if text.isascii() and text.isdigit() and len(text) == 4:
         found += Card.objects.filter(last4=text).values_list("pk", flat=True)[:500]
     if text.isascii() and text.isdigit() and len(text) == 11:
         accounts = list(NetworkAccount.objects.filter(phone=text).values_list("pk", flat=True)[:500])
         found += Card.objects.filter(network_account__in=accounts).values_list("pk", flat=True)[:500]
-    found += Policy.objects.filter(policy_no=text).values_list("card", flat=True)
     found += loads_of_reference(text).values_list("card", flat=True)[:500]
     return found
+
+
+def cards_of_number(number: str) -> list[UUID]:
+    """The card that has a full number, or had it before it was replaced."""
+    hashes = numbering.hashes(number)
+    found = list(Card.objects.filter(number_hash__in=hashes).values_list("pk", flat=True))
+    return found or list(RetiredNumber.objects.filter(number_hash__in=hashes).values_list("card", flat=True))
 
 
 # Verbs of a card -------------------------------------------------------------------------------------------------
@@ -174,6 +187,53 @@ def _open(request: HttpRequest, row: None, data: dict[str, Any]) -> Card:
     holder = Holder(data["holder_name"], data["phone"], data["id_number"], data["is_organisation"])
     order = Order(data["program"], data["amount"], holder, data["reference"], data["payment_method"], now)
     return processing.open_card(order=order, now=now)
+
+
+class Noted(forms.Form):
+    text = forms.CharField(
+        label=_("note"), max_length=1000, widget=forms.Textarea(attrs={"rows": 4}),
+        help_text=_("Who reads this card reads it. Of full numbers and codes only the end is kept."),
+    )  # fmt: skip
+
+
+def _note(request: HttpRequest, card: Card, data: dict[str, Any]) -> object:
+    notes.note(card=card, text=data["text"], by=by_staff(request), now=timezone.now())
+    return _("Written down.")
+
+
+class _InLanguage(forms.Form):
+    language = forms.ChoiceField(label=_("language"), choices=settings.LANGUAGES, initial=translation.get_language)
+
+
+class OfPeriod(_InLanguage):
+    """From the first day of last month to today, unless somebody says otherwise."""
+
+    first = forms.DateField(
+        label=_("from"), initial=lambda: (timezone.localdate().replace(day=1) - timedelta(days=1)).replace(day=1),
+        widget=forms.DateInput(attrs={"type": "date"}),
+    )  # fmt: skip
+    last = forms.DateField(label=_("to"), initial=timezone.localdate, widget=forms.DateInput(attrs={"type": "date"}))
+    field_order = ("first", "last", "language")
+
+
+def _as_pdf(content: bytes, name: str) -> HttpResponse:
+    return HttpResponse(
+        content,
+        content_type="application/pdf",
+        headers={"Content-Disposition": f'attachment; filename="{name}.pdf"', "Cache-Control": "no-store"},
+    )
+
+
+def _statement(request: HttpRequest, card: Card, data: dict[str, Any]) -> HttpResponse:
+    return _as_pdf(papers.statement(card=card, **data, now=timezone.now()), f"statement-{card.last4}")
+
+
+def _certificate(request: HttpRequest, card: Card, data: dict[str, Any]) -> HttpResponse:
+    return _as_pdf(papers.certificate(card=card, **data, now=timezone.now()), f"certificate-{card.last4}")
+
+
+def _not_covered(request: HttpRequest, card: Card) -> object:
+    return None if papers.policy_in_force(card) else papers.NotCovered.text
 
 
 class TopUp(forms.Form):
@@ -269,7 +329,7 @@ class CardAdmin(House):
     list_filter = ("state", "merchant")
     joined = ("network_account",)
     links = ("merchant", "batch", "network_account", "program")
-    search_help_text = _("full number, last four, phone, policy no. or purchase reference")
+    search_help_text = _("last four, phone, policy no. or purchase reference; a full number only with Ctrl K")
     empty = _("Open a card here, or upload a file of purchases under batches.")
     list_verbs = (
         Verb("open", _("open a card"), _open, form=Purchase, preview=_quoted, quotes=True,
@@ -285,6 +345,11 @@ class CardAdmin(House):
              warning=_("The old number is dead for ever. Everything on the card moves to the new one.")),
         Verb("file_claim", _("file a claim"), _file_claim, states=("ACTIVE", "FROZEN", "LOST"), shown=_has_failed,
              preview=_what_is_claimed, tone="main", warning=_("The card is frozen at the moment of loss.")),
+        Verb("note", _("add a note"), _note, form=Noted),
+        Verb("statement", _("draw a statement"), _statement, form=OfPeriod,
+             words=_("A PDF for the holder. That you drew it is written down.")),
+        Verb("certificate", _("draw a certificate"), _certificate, form=_InLanguage, barred=_not_covered,
+             words=_("A PDF for the holder: that the card is insured. That you drew it is written down.")),
         Verb("close", _("close"), _close, form=Reason, states=("ACTIVE", "FROZEN"), tone="bad",
              preview=_what_closing_pays, warning=_("A closed card is never opened again.")),
     )  # fmt: skip
@@ -302,11 +367,19 @@ class CardAdmin(House):
         return quantity(card.usable, card.unit)
 
     def find(self, text: str) -> list[Any]:
+        return cards_meant_by(text) or list(Policy.objects.filter(policy_no=text).values_list("card", flat=True))
+
+    def meant_by(self, request: HttpRequest, text: str) -> list[Any]:
+        number = text.replace(" ", "").replace("-", "")
+        if numbering.is_valid(number):
+            mine = self.get_queryset(request)
+            return unless_guessing(request, WrongGuess.What.CARD, mine, cards_of_number(number))
         return cards_meant_by(text)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Card]:
-        # What is left of a card counted in days follows from the date.
-        today = RawSQL("ledger_usable(prepaid_card, %s::date)", [timezone.localdate()])
+        # What is left of a card counted in days follows from the date, which is the house's whoever looks.
+        day = timezone.localdate(timezone=timezone.get_default_timezone())
+        today = RawSQL("ledger_usable(prepaid_card, %s::date)", [day])
         return super().get_queryset(request).annotate(usable=today)
 
     def record_queryset(self, request: HttpRequest) -> QuerySet[Card]:
@@ -323,7 +396,7 @@ class CardAdmin(House):
 
     def about(self, request: HttpRequest, row: Card) -> Facts:
         now = timezone.now()
-        value = consumption.valuation_at(row, now)
+        value = consumption.present(row, now)
         policy = _policy_of(row)
         account = row.network_account
         retired = row.retired_numbers.count()
@@ -349,173 +422,306 @@ class CardAdmin(House):
         return facts
 
     def panels(self, request: HttpRequest, row: Card) -> Iterable[Panel]:
-        now = timezone.now()
-        yield self._calculation(row, now)
-        yield self._loads(row)
-        yield self._timeline(row)
-        yield self._insurance(row)
-        yield self._claims(row)
-        moves = CardMove.objects.filter(card=row).order_by("-pk")[:TIMELINE]
+        before = timeline.read(request.GET.get("before", ""))
+        lines, older = timeline.timeline(
+            row, before=before, may_see=lambda model: model is Act or _may_see(request, model)
+        )
+        here = request.path
         yield Panel(
-            _("states"),
-            (_("when"), _("from"), _("to"), _("by"), _("reason")),
-            [
-                (
-                    moment(move.recorded_at),
-                    badge(move.from_state, move.get_from_state_display()),
-                    badge(move.to_state, move.get_to_state_display()),
-                    move.by,
-                    move.reason,
-                )
-                for move in moves
-            ],
-            _("Active since it was opened."),
+            _("what happened"),
+            (_("when"), _("what"), _("details"), _("by"), figure(_("amount")), figure(_("usable after"))),
+            [(moment(line.place.at), *HAPPENED[line.kind](line)) for line in lines],
+            _("Nothing that is older."),
+            note=format_html('<a class="to" href="{}">{}</a>', here, _("back to the newest")) if before else "",
+            more=(_("older"), f"{here}?{urlencode({'before': timeline.written(older)})}") if older else None,
         )
 
-    def _calculation(self, card: Card, now: Any) -> Panel:
-        value = consumption.valuation_at(card, now)
-        exact = sum((line.refundable for line in value.lines), Fraction())
-        rows: list[tuple[object, ...]] = [
-            (
-                line.load,
-                yuan(line.paid),
-                quantity(line.remaining, card.unit),
-                quantity(line.face, card.unit),
-                figure(_fen(line.refundable)),
-            )
-            for line in value.lines
-        ]
-        rows.append((_("together, rounded once"), yuan(value.paid), "", "", yuan(value.refundable)))
-        return Panel(
-            _("refundable principal on %(date)s") % {"date": value.on_date.isoformat()},
-            (
-                _("load"),
-                figure(_("paid")),
-                figure(_("remaining")),
-                figure(_("face")),
-                figure(_("paid × remaining ÷ face")),
-            ),
-            rows,
-            note="" if exact == value.refundable else _("Exact: %(fen)s fen.") % {"fen": exact},
-        )
 
-    def _loads(self, card: Card) -> Panel:
-        parts: dict[UUID, list[SubCard]] = {}
-        for part in SubCard.objects.filter(card=card).order_by("seq")[:1000]:
-            parts.setdefault(part.load_id, []).append(part)
-        rows: list[tuple[object, ...]] = []
-        for load in Load.objects.filter(card=card).order_by("seq"):
-            mine = parts.get(load.pk, [])
-            rows.append(
-                (
-                    load.seq,
-                    load.get_kind_display(),
-                    moment(load.occurred_at),
-                    load.reference,
-                    load.get_payment_method_display(),
-                    yuan(load.paid),
-                    yuan(load.bonus),
-                    quantity(load.face, card.unit),
-                    quantity(load.remaining, card.unit),
-                )
-            )
-            for part in mine[:SUB_CARDS]:
-                rows.append(
-                    (
-                        "",
-                        format_html('<span class="muted">{} {}</span>', _("sub-card"), part.seq),
-                        "", "", "",
-                        yuan(part.paid),
-                        "",
-                        quantity(part.face, card.unit),
-                        quantity(part.remaining, card.unit),
-                    )
-                )  # fmt: skip
-            if len(mine) > SUB_CARDS:
-                more = format_html('<a class="to" href="{}">{}</a>', listing(SubCard, card=card.pk), _("all sub-cards"))
-                rows.append(("", more, "", "", "", "", "", "", ""))
-        return Panel(
-            _("loads and sub-cards"),
-            (
-                _("no."), _("kind"), _("occurred at"), _("reference"), _("paid by"), figure(_("paid")),
-                figure(_("bonus")), figure(_("face")), figure(_("remaining")),
-            ),
-            rows,
-        )  # fmt: skip
+# Why the balance is this: from the card to its loads, to their sub-cards, to the entries ---------------------------
 
-    def _timeline(self, card: Card) -> Panel:
-        rows = Transaction.objects.filter(card=card).order_by("-occurred_at", "-pk")[:TIMELINE]
-        return Panel(
-            _("transactions"),
+
+def _why_this_balance(request: HttpRequest, card: Card) -> Iterable[Panel]:
+    """Each step down says what its parts add up to, beside what stood one step up."""
+    asked = {name: _whole(request.GET.get(name, "")) for name in ("load", "sub", "after", "before")}
+    loads = list(Load.objects.filter(card=card).order_by("seq"))
+    parts = SubCard.objects.filter(card=card)
+    entries = Entry.objects.filter(card=card)
+    yield _sums(
+        card.unit,
+        [
+            (_("the card"), card.remaining),
+            (_("its loads together"), sum(load.remaining for load in loads)),
+            (_("its sub-cards together"), _total(parts, "remaining")),
+            (_("its entries together"), _total(entries, "amount")),
+        ],
+    )
+    yield _calculation(card, loads)
+    load = next((one for one in loads if one.seq == asked["load"]), loads[0] if len(loads) == 1 else None)
+    if load is None:
+        return
+    of_load = parts.filter(load=load)
+    yield _sums(
+        card.unit,
+        [
+            (_("load %(no)s") % {"no": load.seq}, load.remaining),
+            (_("its sub-cards together"), _total(of_load, "remaining")),
+            (_("their entries together"), _total(entries.filter(sub_card__in=of_load), "amount")),
+        ],
+    )
+    found = list(of_load.filter(seq__gt=asked["after"] or 0).order_by("seq")[: SHOWN + 1])
+    yield Panel(
+        _("sub-cards of load %(no)s") % {"no": load.seq},
+        (_("sub-card"), figure(_("paid")), figure(_("face")), figure(_("remaining"))),
+        [
             (
-                _("occurred at"), _("kind"), _("reference"), _("store"), figure(_("list amount")), figure(_("amount")),
-                figure(_("usable after")), figure(_("refundable principal after")),
-            ),
+                _step(card, part.seq, load=load.seq, sub=part.seq), yuan(part.paid), quantity(part.face, card.unit),
+                quantity(part.remaining, card.unit),
+            )
+            for part in found[:SHOWN]
+        ],
+        more=(_("further"), _why_url(card, load=load.seq, after=found[SHOWN - 1].seq)) if len(found) > SHOWN else None,
+    )  # fmt: skip
+    only = found[0].seq if len(found) == 1 and not asked["after"] else 0
+    part = of_load.filter(seq=asked["sub"] or only).first()
+    if part is None:
+        return
+    of_part = entries.filter(sub_card=part)
+    yield _sums(
+        card.unit,
+        [
+            (_("sub-card %(no)s") % {"no": part.seq}, part.remaining),
+            (_("its entries together"), _total(of_part, "amount")),
+        ],
+    )
+    older = of_part.filter(pk__lt=asked["before"]) if asked["before"] else of_part
+    rows = list(older.select_related("transaction").order_by("-pk")[: SHOWN + 1])
+    onward = _why_url(card, load=load.seq, sub=part.seq, before=rows[SHOWN - 1].pk) if len(rows) > SHOWN else ""
+    yield Panel(
+        _("entries of sub-card %(no)s") % {"no": part.seq},
+        (_("occurred at"), _("transaction"), _("reference"), figure(_("amount")), figure(_("balance after"))),
+        [
+            (
+                moment(row.transaction.occurred_at),
+                link(row.transaction, row.transaction.get_kind_display()),
+                row.transaction.reference,
+                quantity(row.amount, card.unit),
+                quantity(row.balance_after, card.unit),
+            )
+            for row in rows[:SHOWN]
+        ],
+        _("Nothing that is older."),
+        more=(_("older"), onward) if onward else None,
+    )
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 16 else None
+
+
+def _total(rows: QuerySet[Any], name: str) -> int:
+    return rows.aggregate(sum=Sum(name))["sum"] or 0
+
+
+def _why_url(card: Card, **places: int) -> str:
+    return f"{reverse('admin:prepaid_card_why', args=[card.pk])}?{urlencode(places)}"
+
+
+def _step(card: Card, text: object, **places: int) -> SafeString:
+    return format_html('<a class="to" href="{}">{}</a>', _why_url(card, **places), text)
+
+
+def _sums(unit: str, sums: Sequence[tuple[object, int]]) -> Panel:
+    """Sums that must agree, each beside the first."""
+    first = sums[0][1]
+    return Panel(
+        _("must agree"),
+        [figure(name) for name, _sum in sums],
+        [
+            [quantity(amount, unit) for _name, amount in sums],
             [
-                (
-                    moment(row.occurred_at),
-                    link(row, row.get_kind_display()),
-                    row.reference,
-                    row.store,
-                    yuan(row.list_amount) if row.list_amount is not None else "",
-                    quantity(row.amount, row.unit),
-                    quantity(row.usable_after, row.unit),
-                    yuan(row.refundable_after),
-                )
-                for row in rows
+                "",
+                *(
+                    figure(badge("ACTIVE", _("agrees")) if amount == first else badge("FAILED", _("differs")))
+                    for _name, amount in sums[1:]
+                ),
             ],
-            more=(_("all transactions"), listing(Transaction, card=card.pk)),
-        )  # fmt: skip
+        ],
+    )
 
-    def _insurance(self, card: Card) -> Panel:
-        policies = list(Policy.objects.filter(card=card).select_related("product").order_by("-pk")[:10])
-        changes = Endorsement.objects.filter(policy__in=[policy.pk for policy in policies]).order_by("-pk")[:TIMELINE]
-        rows = [
-            (
-                link(policy, _("policy")), policy.policy_no or NOTHING, state_of(policy), yuan(policy.sum_insured),
-                yuan(policy.premium), policy.cover_from_date.isoformat(), policy.cover_to_date.isoformat(),
-            )
-            for policy in policies
-        ] + [
-            (
-                link(change, change.get_kind_display()), change.endorsement_no or NOTHING, state_of(change),
-                yuan(change.amount), yuan(change.premium), change.effective_date.isoformat(), "",
-            )
-            for change in changes
-        ]  # fmt: skip
-        return Panel(
-            _("policy and endorsements"),
-            (
-                "", _("number"), _("state"), figure(_("sum insured")), figure(_("premium")), _("cover from"),
-                _("cover to"),
-            ),
-            rows,
-            _("This card was never insured."),
-        )  # fmt: skip
 
-    def _claims(self, card: Card) -> Panel:
-        rows = Claim.objects.filter(card=card).order_by("-pk")[:20]
-        return Panel(
-            _("claims"),
-            (_("claim"), _("state"), _("filed at"), figure(_("legal entitlement")), figure(_("insured compensation"))),
-            [
-                (
-                    link(claim, claim.get_kind_display()),
-                    state_of(claim),
-                    moment(claim.filed_at),
-                    yuan(claim.legal_entitlement),
-                    yuan(claim.payable),
-                )
-                for claim in rows
-            ],
-            _("No claim."),
+def _calculation(card: Card, loads: Sequence[Load]) -> Panel:
+    today = local_date(card.merchant, timezone.now())
+    of_days = card.unit == Unit.DAYS
+    value = valuation.value(
+        [
+            valuation.LoadPosition(
+                str(load.seq), load.paid, load.face, load.remaining, load.starts_on_date if of_days else None
+            )
+            for load in loads
+        ],
+        on_date=today,
+    )
+    exact = sum((line.refundable for line in value.lines), Fraction())
+    rows: list[tuple[object, ...]] = [
+        (
+            _step(card, load.seq, load=load.seq), load.get_kind_display(), moment(load.occurred_at),
+            link(load, load.reference), yuan(load.paid), yuan(load.bonus),
+            quantity(line.remaining, card.unit), quantity(load.face, card.unit), figure(_fen(line.refundable)),
         )
+        for load, line in list(zip(loads, value.lines, strict=True))[-LOADS:]
+    ]  # fmt: skip
+    rows.append(
+        (
+            _("together, rounded once"), "", "", "", yuan(value.paid), "", quantity(value.usable, card.unit), "",
+            yuan(value.refundable),
+        )
+    )  # fmt: skip
+    return Panel(
+        _("refundable principal on %(date)s") % {"date": value.on_date.isoformat()},
+        (
+            _("load"), _("kind"), _("occurred at"), _("reference"), figure(_("paid")),
+            figure(_("bonus")), figure(_("remaining")), figure(_("face")), figure(_("paid × remaining ÷ face")),
+        ),
+        rows,
+        note="" if exact == value.refundable else _("Exact: %(fen)s fen.") % {"fen": exact},
+        more=(_("all loads"), listing(Load, card=card.pk)) if len(loads) > LOADS else None,
+    )  # fmt: skip
+
+
+CardAdmin.leaves = (
+    Leaf("why", _("why is the balance this"), _why_this_balance,
+         words=_("From the card down to single entries: choose a load, then a sub-card.")),
+)  # fmt: skip
 
 
 def _fen(amount: Fraction) -> str:
     """An exact amount for the reader: to the fen, with a sign that it goes on where it does."""
     whole = format_yuan(int(amount))
     return whole if amount.denominator == 1 else f"{whole}…"
+
+
+# What happened, line by line: what, details, by, amount, usable after ---------------------------------------------
+
+_Cells = tuple[object, object, object, object, object]
+
+
+def _may_see(request: HttpRequest, model: type[Model]) -> bool:
+    return request.user.has_perm(f"{model._meta.app_label}.view_{model._meta.model_name}")
+
+
+def _joined(*parts: object) -> SafeString:
+    return format_html_join(" · ", "{}", ((part,) for part in parts if part not in (None, "")))
+
+
+def _transaction_line(line: timeline.Line) -> _Cells:
+    row: Transaction = line.row
+    is_late = row.recorded_at - row.occurred_at > LATE
+    return (
+        link(row, row.get_kind_display()),
+        _joined(
+            row.reference,
+            row.store,
+            format_html("{} {}", _("list amount"), format_yuan(row.list_amount)) if row.list_amount else "",
+            format_html("{} {}", _("recorded at"), moment(row.recorded_at)) if is_late else "",
+        ),
+        "",
+        quantity(row.amount, row.unit),
+        quantity(row.usable_after, row.unit),
+    )
+
+
+def _move_line(line: timeline.Line) -> _Cells:
+    row: CardMove = line.row
+    moved = format_html(
+        '<span class="moved">{} → {}</span>',
+        badge(row.from_state, row.get_from_state_display()),
+        badge(row.to_state, row.get_to_state_display()),
+    )
+    return moved, row.reason, row.by, "", ""
+
+
+def _policy_line(line: timeline.Line) -> _Cells:
+    row: Policy = line.row
+    if line.moment == "accepted_at":
+        return link(row, _("policy accepted")), _joined(row.policy_no), "", yuan(row.sum_insured), ""
+    cover = f"{row.cover_from_date.isoformat()} – {row.cover_to_date.isoformat()}"
+    premium = format_html("{} {}", _("premium"), format_yuan(row.premium))
+    return link(row, _("insurance owed")), _joined(state_of(row), cover, premium), "", yuan(row.sum_insured), ""
+
+
+def _endorsement_line(line: timeline.Line) -> _Cells:
+    row: Endorsement = line.row
+    name = f"{_('endorsement')}: {row.get_kind_display()}"
+    premium = format_html("{} {}", _("premium"), format_yuan(row.premium))
+    if line.moment == "accepted_at":
+        name = f"{_('endorsement accepted')}: {row.get_kind_display()}"
+        return link(row, name), _joined(row.endorsement_no), "", yuan(row.amount), ""
+    return link(row, name), _joined(state_of(row), row.effective_date.isoformat(), premium), "", yuan(row.amount), ""
+
+
+def _claim_line(line: timeline.Line) -> _Cells:
+    row: Claim = line.row
+    labels = {
+        "filed_at": _("claim filed"),
+        "papers_asked_at": _("papers asked for"),
+        "papers_received_at": _("papers received"),
+        "assessed_at": _("claim assessed"),
+        "decided_at": _("claim rejected") if row.state == Claim.State.REJECTED else _("claim approved"),
+        "paid_at": _("claim paid"),
+    }
+    by = {"filed_at": row.filed_by, "assessed_at": row.assessed_by, "decided_at": row.approved_by}
+    details = {
+        "filed_at": _joined(state_of(row), row.reference),
+        "papers_asked_at": row.papers,
+        "decided_at": row.reason,
+    }
+    amount = yuan(row.payable) if line.moment in ("assessed_at", "decided_at", "paid_at") else ""
+    return link(row, labels[line.moment]), details.get(line.moment, ""), by.get(line.moment) or "", amount, ""
+
+
+def _notice_line(line: timeline.Line) -> _Cells:
+    row: Notice = line.row
+    if line.moment == "accepted_at":
+        return link(row, f"{row.get_kind_display()}: {_('acknowledged')}"), "", "", "", ""
+    return link(row, row.get_kind_display()), state_of(row), "", "", ""
+
+
+def _message_line(line: timeline.Line) -> _Cells:
+    row: InsurerMessage = line.row
+    status = f"HTTP {row.status}" if row.status else ""
+    name = _("message of the insurer") if row.direction == "RECEIVED" else _("message to the insurer")
+    return link(row, name), _joined(row.type, status, row.problem), "", "", ""
+
+
+def _delivery_line(line: timeline.Line) -> _Cells:
+    row: WebhookDelivery = line.row
+    told = link(row, format_html("{}: {}", _("merchant told"), row.event.get_type_display()))
+    tries = format_html("{} {}", _("attempts"), row.attempts) if row.attempts > 1 else ""
+    return told, _joined(state_of(row), row.endpoint.url, tries, row.problem), "", "", ""
+
+
+def _note_line(line: timeline.Line) -> _Cells:
+    row: Note = line.row
+    return _("note"), row.text, row.by, "", ""
+
+
+def _act_line(line: timeline.Line) -> _Cells:
+    row: Act = line.row
+    return format_html("{}: {}", _("act of staff"), what(row)), why(row), row.who, "", ""
+
+
+HAPPENED = {
+    "transaction": _transaction_line,
+    "move": _move_line,
+    "policy": _policy_line,
+    "endorsement": _endorsement_line,
+    "claim": _claim_line,
+    "notice": _notice_line,
+    "message": _message_line,
+    "delivery": _delivery_line,
+    "note": _note_line,
+    "act": _act_line,
+}
 
 
 def _policy_of(card: Card) -> Policy | None:
@@ -620,7 +826,9 @@ class SubCardAdmin(LedgerAdmin):
         return self._in_unit(row, "remaining")
 
     def panels(self, request: HttpRequest, row: SubCard) -> Iterable[Panel]:
-        entries = Entry.objects.filter(sub_card=row).select_related("transaction").order_by("-pk")[:TIMELINE]
+        # By the card as well, which is what entries are found by.
+        mine = Entry.objects.filter(card=row.card_id, sub_card=row)
+        entries = mine.select_related("transaction").order_by("-pk")[:SHOWN]
         yield Panel(
             _("entries"),
             (_("occurred at"), _("transaction"), figure(_("amount")), figure(_("balance after"))),
@@ -749,6 +957,12 @@ class TransactionAdmin(LedgerAdmin):
             ).values_list("pk", flat=True)[:500]
         )
 
+    def meant_by(self, request: HttpRequest, text: str) -> list[Any]:
+        # What opened a load bears its reference, and that leads to the card.
+        opening = () if parse_id("txn", text) else (Transaction.Kind.PURCHASE, Transaction.Kind.TOP_UP)
+        found = Transaction.objects.filter(pk__in=self.find(text))
+        return [key for key, kind in found.values_list("pk", "kind") if kind not in opening]
+
     def about(self, request: HttpRequest, row: Transaction) -> Facts:
         facts = list(super().about(request, row))
         if row.original_id:
@@ -844,6 +1058,14 @@ class CardMoveAdmin(LedgerAdmin):
     facts = ("card", "from_state", "to_state", "by", "reason", "recorded_at")
 
 
+@admin.register(Note)
+class NoteAdmin(LedgerAdmin):
+    list_display = ("recorded_at", "card", "text", "by")
+    links = ("card",)
+    facts = ("card", "text", "by", "recorded_at")
+    empty = _("Notes are written on a card's page.")
+
+
 @admin.register(RetiredNumber)
 class RetiredNumberAdmin(LedgerAdmin):
     merchant = "card__merchant"
@@ -886,6 +1108,7 @@ def _compare_kept(request: HttpRequest, row: Run, data: dict[str, Any]) -> Run:
 class RunAdmin(House):
     merchant = None
     list_display = ("business_date", "partner", "state", "compared", "breaks_open", "started_at", "finished_at")
+    counted = (Counted("failed", _("reconciliations that failed"), lambda now: Q(state=Run.State.FAILED)),)
     list_filter = ("partner", "state")
     facts = ("partner", "business_date", "state", "compared", "started_at", "finished_at", "problem", "totals")
     empty = _("Every business date is reconciled by the clock after midnight; a day can also be run by hand.")
@@ -906,7 +1129,7 @@ class RunAdmin(House):
     )  # fmt: skip
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Run]:
-        return super().get_queryset(request).annotate(open=Count("breaks", filter=_open_break("breaks__")))
+        return super().get_queryset(request).annotate(open=Count("breaks", filter=Q(breaks__state=Break.State.OPEN)))
 
     @column(_("open breaks"), figures=True)
     def breaks_open(self, row: Any) -> Any:
@@ -963,8 +1186,16 @@ class PartnerFileAdmin(House):
     )  # fmt: skip
 
 
-def _open_break(prefix: str = "") -> Q:
-    return Q(**{f"{prefix}state": Break.State.OPEN})
+OLD_DAYS = 3
+"""A break that is open for so many days is pressing."""
+
+
+def _open_since(now: datetime, least: int | None, most: int | None) -> Q:
+    """Open for at least so many days and for less than so many; those of test merchants wait for nobody."""
+    found = Q(merchant__test_of=None, state=Break.State.OPEN)
+    if least is not None:
+        found &= Q(recorded_at__lte=now - timedelta(days=least))
+    return found if most is None else found & Q(recorded_at__gt=now - timedelta(days=most))
 
 
 def _take(request: HttpRequest, found: Break, data: dict[str, Any]) -> object:
@@ -1100,7 +1331,9 @@ AGES = ((0, 1), (2, 3), (4, 7), (8, 30), (31, None))
 def _workbench(request: HttpRequest) -> Iterable[Panel]:
     """Where reconciliation stands: the days, what is open by type and age, and the oldest of it. Three queries."""
     first = timezone.localdate() - timedelta(days=13)
-    runs = Run.objects.filter(business_date__gte=first).annotate(open=Count("breaks", filter=_open_break("breaks__")))
+    runs = Run.objects.filter(business_date__gte=first).annotate(
+        open=Count("breaks", filter=Q(breaks__state=Break.State.OPEN))
+    )
     by_day: dict[date, dict[str, Any]] = {}
     for run in runs:
         by_day.setdefault(run.business_date, {})[run.partner] = run
@@ -1114,7 +1347,7 @@ def _workbench(request: HttpRequest) -> Iterable[Panel]:
         _("No day is reconciled yet: the clock begins after midnight, and a day can be run by hand."),
     )
     counted: Any = (
-        Break.objects.filter(_open_break())
+        Break.objects.filter(state=Break.State.OPEN)
         .values("type")
         .order_by("type")
         .annotate(**{f"age_{n}": Count("pk", filter=_of_age(*age)) for n, age in enumerate(AGES)})
@@ -1136,7 +1369,7 @@ def _workbench(request: HttpRequest) -> Iterable[Panel]:
         ],
         _("Nothing is open."),
     )
-    oldest = Break.objects.filter(_open_break()).select_related("run", "owner").order_by("pk")[:20]
+    oldest = Break.objects.filter(state=Break.State.OPEN).select_related("run", "owner").order_by("pk")[:20]
     yield Panel(
         _("the oldest"),
         (_("subject"), _("type"), _("reconciliation"), figure(_("difference")), _("owner"), _("carried over until")),
@@ -1184,6 +1417,11 @@ class BreakAdmin(House):
     list_display = (
         "subject", "type", "run", "state", "merchant", "by_how_much", "owner", "waits_until_date", "age", "recorded_at",
     )  # fmt: skip
+    counted = (
+        Counted("today", _("open breaks of today"), lambda now: _open_since(now, None, 1)),
+        Counted("days", _("breaks open for days"), lambda now: _open_since(now, 1, OLD_DAYS)),
+        Counted("old", _("breaks open for too long"), lambda now: _open_since(now, OLD_DAYS, None)),
+    )
     list_filter = ("state", "type", "recorded_at")
     links = ("run", "card")
     search_help_text = _("request no.")
@@ -1283,6 +1521,15 @@ class BreakStepAdmin(House):
     empty = _("What is done about breaks is written down here, and never changed.")
 
 
+@admin.register(DayFigure)
+class DayFigureAdmin(House):
+    merchant = None
+    list_display = ("business_date", "issued", "spent", "refundable", "exposed", "recorded_at")
+    money = ("issued", "spent", "refundable", "exposed")
+    facts = list_display
+    empty = _("The clock writes the figures of a business date when it is over.")
+
+
 # Holds -----------------------------------------------------------------------------------------------------------
 
 
@@ -1342,12 +1589,11 @@ MerchantAdmin.verbs = (
 # The first page --------------------------------------------------------------------------------------------------
 
 
-# What a merchant tries out waits for nobody of the staff.
-_LIVE = Q(merchant__test_of=None)
-_LIVE_POLICY = Q(policy__merchant__test_of=None)
-
 MOST_NEEDS = 2_000
 """Further than this nothing is counted: the first page stays quick when much is owed at once."""
+
+CHARTED = 90
+"""Days that the charts show."""
 
 
 @dataclass(frozen=True)
@@ -1369,46 +1615,74 @@ class Need:
         return f"{MOST_NEEDS:,}+" if self.count > MOST_NEEDS else f"{self.count:,}"
 
 
-def _count(rows: QuerySet[Any]) -> int:
-    return rows.order_by()[: MOST_NEEDS + 1].count()
+_ASK = "insurance.ask_again_"
+_BANK = ("points.ask_again_exchange", "points.settle_exchange")
+_CLAIMS = ("claims.assess_claim", "claims.approve_claim", "claims.pay_claim")
+_RUNS = ("prepaid.run_day_run", "prepaid.run_bordereau_run", "prepaid.run_statement_run")
+_EVENTS = tuple(f"claims.{job}_insuredevent" for job in ("file_all", "assess_all", "approve_all", "pay_all"))
+_BREAKS = ("prepaid.take_break", "prepaid.resolve_break")
 
-
-def _age(first: Any, now: Any) -> str:
-    if first is None:
-        return ""
-    days = (now - first).days
-    return ngettext("oldest: %(n)s day", "oldest: %(n)s days", days) % {"n": days}
+# In the order of the page: what of whose list, whose it is to do, and whether it is pressing as soon as there is one.
+_NEEDS: Sequence[tuple[type[Model], str, Sequence[str], bool]] = (
+    (Batch, "approve", ["issuing.approve_batch"], False),
+    (Batch, "still", ["issuing.approve_batch"], True),
+    (Claim, "assess", ["claims.assess_claim"], False),
+    (Claim, "approve", ["claims.approve_claim"], False),
+    (Claim, "pay", ["claims.pay_claim"], False),
+    (Claim, "refuse_late", _CLAIMS, True),
+    (Claim, "pay_late", _CLAIMS, True),
+    (Claim, "decide_late", _CLAIMS, True),
+    (Claim, "advance_late", _CLAIMS, True),
+    (InsuredEvent, "confirm", ["claims.confirm_insuredevent"], False),
+    (InsuredEvent, "still", _EVENTS, True),
+    (Policy, "unresolved", [f"{_ASK}policy"], True),
+    (Endorsement, "unresolved", [f"{_ASK}endorsement"], True),
+    (Notice, "unresolved", [f"{_ASK}notice"], True),
+    (Policy, "uncovered", [f"{_ASK}policy"], False),
+    (Break, "today", _BREAKS, False),
+    (Break, "days", _BREAKS, False),
+    (Break, "old", _BREAKS, True),
+    (Run, "failed", _RUNS, True),
+    (WebhookEndpoint, "paused", ["issuing.resume_webhookendpoint"], True),
+    (WebhookDelivery, "failed", ["issuing.resend_webhookdelivery"], False),
+    (Exchange, "unresolved", _BANK, True),
+    (PointsReturn, "unresolved", _BANK, True),
+    (Repair, "unresolved", _BANK, True),
+    (Exchange, "incident", _BANK, True),
+    (ExchangeRatio, "approve", ["points.approve_exchangeratio"], False),
+)
 
 
 def first_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
-    """What needs somebody now; the theme asks for it when the first page is shown."""
-    if merchants_of(request) is not None:
-        # What is counted here is counted over all merchants.
-        return {**context, "title": _("Needs me now"), "needs": (), "others": ()}
+    """What needs somebody now, and how the business goes; the theme asks for it when the first page is shown."""
     now = timezone.now()
     may = request.user.has_perm
-    needs = list(_approvals(request))
-    needs += [
-        need
-        for permission, ask in (
-            ("issuing.view_batch", _batches),
-            ("claims.view_claim", _claims_waiting),
-            ("insurance.view_policy", _handshakes),
-            ("insurance.view_policy", _uninsured),
-            ("prepaid.view_break", _breaks),
-            ("prepaid.view_run", _failed_runs),
-            ("prepaid.view_hold", _holds),
-            ("issuing.view_webhookendpoint", _webhooks),
-            ("points.view_exchange", _exchanges),
-            ("points.view_exchangeratio", _ratios),
-            ("points.view_wrongguess", _guessers),
-        )
-        if may(permission)
-        for need in ask(now)
-    ]
+    # Who is bound to merchants sees counts of their rows, and nothing that is the whole house's.
+    is_bound = merchants_of(request) is not None
+    needs = [] if is_bound else [*_approvals(request)]
+    needs += [_need(request, *one, now) for one in _NEEDS if _may_see(request, one[0])]
+    needs += [*_holds()] if _may_see(request, Hold) and not is_bound else []
+    needs += [*_guessers(now)] if _may_see(request, WrongGuess) and not is_bound else []
     mine = [need for need in needs if not need.for_whom or any(map(may, need.for_whom))]
     others = [need for need in needs if need.count and need not in mine]
-    return {**context, "title": _("Needs me now"), "needs": mine, "others": others}
+    charts = _charts() if _may_see(request, DayFigure) and not is_bound else []
+    return {**context, "title": _("Needs me now"), "needs": mine, "others": others, "charts": charts}
+
+
+def _need(
+    request: HttpRequest, model: type[Model], name: str, for_whom: Sequence[str], presses: bool, now: datetime
+) -> Need:
+    house: Any = admin.site._registry[model]
+    [wait] = [one for one in house.counted if one.name == name]
+    rows = house.rows_counted(request, wait, now).order_by()
+    count = rows.values("pk")[: MOST_NEEDS + 1].count()
+    detail = _DETAILS[model, name](rows, now) if count and (model, name) in _DETAILS else ""
+    return Need(wait.label, count, listing(model, waits=name), for_whom, detail, presses and bool(count))
+
+
+def _age(first: Any, now: Any) -> str:
+    days = (now - first).days
+    return ngettext("oldest: %(n)s day", "oldest: %(n)s days", days) % {"n": days}
 
 
 def _approvals(request: HttpRequest) -> Iterable[Need]:
@@ -1417,108 +1691,29 @@ def _approvals(request: HttpRequest) -> Iterable[Need]:
         yield Need(_("approvals that wait for you"), count, f"{reverse('inbox')}?kind={inbox.MINE}", ())
 
 
-def _batches(now: Any) -> Iterable[Need]:
-    waiting = Batch.objects.filter(state=Batch.State.STAGED)
-    facts = waiting.aggregate(count=Count("pk"), first=Min("recorded_at"), amount=Sum("good_amount"))
-    yield Need(
-        _("batches to approve"),
-        facts["count"],
-        listing(Batch, state__exact=Batch.State.STAGED),
-        ["issuing.approve_batch"],
-        f"{format_yuan(facts['amount'] or 0)} · {_age(facts['first'], now)}" if facts["count"] else "",
-    )
+def _together_and_age(rows: QuerySet[Any], now: datetime) -> str:
+    facts = rows.aggregate(first=Min("recorded_at"), amount=Sum("good_amount"))
+    return f"{format_yuan(facts['amount'])} · {_age(facts['first'], now)}"
 
 
-def _claims_waiting(now: Any) -> Iterable[Need]:
-    steps = (
-        (Claim.State.FILED, _("claims to assess"), "claims.assess_claim"),
-        (Claim.State.ASSESSED, _("claims to approve"), "claims.approve_claim"),
-        (Claim.State.APPROVED, _("claims to pay"), "claims.pay_claim"),
-    )
-    for state, label, verb in steps:
-        yield Need(label, _count(Claim.objects.filter(_LIVE, state=state)), listing(Claim, state__exact=state), [verb])
-    overdue = len(late(now, MOST_NEEDS + 1))
-    everybody = [verb for _state, _label, verb in steps]
-    yield Need(_("claims past their term"), overdue, listing(Claim, term="over"), everybody, is_pressing=bool(overdue))
-    declared = InsuredEvent.objects.filter(_LIVE, state=InsuredEvent.State.DECLARED)
-    yield Need(
-        _("insured events to confirm"),
-        _count(declared),
-        listing(InsuredEvent, state__exact="DECLARED"),
-        ["claims.confirm_insuredevent"],
-    )
+def _uninsured_yuan(rows: QuerySet[Any], now: datetime) -> str:
+    most = rows[: MOST_NEEDS + 1].aggregate(count=Count("pk"), sum=Sum("sum_insured"))
+    return f"{'≥ ' if most['count'] > MOST_NEEDS else ''}{format_yuan(most['sum'])}"
 
 
-def _handshakes(now: Any) -> Iterable[Need]:
-    for model, label, whose in (
-        (Policy, _("unresolved policies"), _LIVE),
-        (Endorsement, _("unresolved endorsements"), _LIVE_POLICY),
-        (Notice, _("unresolved notices"), _LIVE_POLICY),
-    ):
-        count = _count(model.objects.filter(whose, state="UNRESOLVED"))
-        verb = f"insurance.ask_again_{model._meta.model_name}"
-        yield Need(label, count, listing(model, state__exact="UNRESOLVED"), [verb], is_pressing=bool(count))
+def _oldest(rows: QuerySet[Any], now: datetime) -> str:
+    return _age(rows.aggregate(first=Min("recorded_at"))["first"], now)
 
 
-def _webhooks(now: Any) -> Iterable[Need]:
-    paused = _count(WebhookEndpoint.objects.filter(state="PAUSED").exclude(paused_because="ASKED"))
-    yield Need(
-        _("webhook endpoints paused by themselves"),
-        paused,
-        listing(WebhookEndpoint, state__exact="PAUSED"),
-        ["issuing.resume_webhookendpoint"],
-        is_pressing=bool(paused),
-    )
-    yield Need(
-        _("webhook deliveries that failed"),
-        _count(WebhookDelivery.objects.filter(state="FAILED").exclude(problem="REMOVED")),
-        listing(WebhookDelivery, state__exact="FAILED"),
-        ["issuing.resend_webhookdelivery"],
-    )
+_DETAILS: dict[tuple[type[Model], str], Callable[[QuerySet[Any], datetime], str]] = {
+    (Batch, "approve"): _together_and_age,
+    (Policy, "uncovered"): _uninsured_yuan,
+    (Break, "old"): _oldest,
+}
 
 
-def _uninsured(now: Any) -> Iterable[Need]:
-    # A card whose enrolment was declined, or not answered yet, is spent from without cover.
-    without = (
-        Policy.objects.filter(_LIVE, state__in=["PENDING", "UNKNOWN", "UNRESOLVED", "DECLINED"])
-        .exclude(card__state__in=[Card.State.CLOSED, Card.State.COMPENSATED])
-        .order_by()
-    )
-    facts = without[: MOST_NEEDS + 1].aggregate(count=Count("pk"), sum=Sum("sum_insured"))
-    cut = facts["count"] > MOST_NEEDS
-    yield Need(
-        _("cards without accepted cover"),
-        facts["count"],
-        listing(Policy, cover="none"),
-        ["insurance.ask_again_policy"],
-        f"{'≥ ' if cut else ''}{format_yuan(facts['sum'] or 0)}" if facts["count"] else "",
-    )
-
-
-def _breaks(now: Any) -> Iterable[Need]:
-    facts = Break.objects.filter(_LIVE, _open_break()).aggregate(count=Count("pk"), first=Min("recorded_at"))
-    yield Need(
-        _("open breaks"),
-        facts["count"],
-        listing(Break, state__exact=Break.State.OPEN),
-        ["prepaid.take_break", "prepaid.resolve_break"],
-        _age(facts["first"], now),
-        bool(facts["first"] and now - facts["first"] > timedelta(days=3)),
-    )
-
-
-def _failed_runs(now: Any) -> Iterable[Need]:
-    count = _count(Run.objects.filter(state=Run.State.FAILED))
-    yield Need(
-        _("reconciliations that failed"),
-        count,
-        listing(Run, state__exact=Run.State.FAILED),
-        ["prepaid.run_day_run", "prepaid.run_bordereau_run", "prepaid.run_statement_run"],
-        is_pressing=bool(count),
-    )
-
-
-def _holds(now: Any) -> Iterable[Need]:
+def _holds() -> Iterable[Need]:
+    now = timezone.now()
     for held in Hold.objects.filter(released_at=None).order_by("pk"):
         yield Need(
             _("partners that nothing is sent to"),
@@ -1530,37 +1725,75 @@ def _holds(now: Any) -> Iterable[Need]:
         )
 
 
-def _exchanges(now: Any) -> Iterable[Need]:
-    bank = ["points.ask_again_exchange", "points.settle_exchange"]
-    for model, label, whose in (
-        (Exchange, _("unresolved exchanges"), _LIVE),
-        (PointsReturn, _("unresolved returns of points"), _LIVE),
-        (Repair, _("unresolved repairs"), Q()),
-    ):
-        count = _count(model.objects.filter(whose, state="UNRESOLVED"))
-        yield Need(label, count, listing(model, state__exact="UNRESOLVED"), bank, is_pressing=bool(count))
-    lately = _count(Exchange.objects.filter(_LIVE, ~Q(incident=""), submitted_at__gt=now - LATELY))
-    yield Need(
-        _("incidents with the points system"),
-        lately,
-        listing(Exchange, incident="lately"),
-        bank,
-        is_pressing=bool(lately),
-    )
-
-
-def _ratios(now: Any) -> Iterable[Need]:
-    proposed = ExchangeRatio.objects.filter(product__merchant__test_of=None, state=ExchangeRatio.State.PROPOSED)
-    yield Need(
-        _("exchange ratios to approve"),
-        _count(proposed),
-        listing(ExchangeRatio, state__exact="PROPOSED"),
-        ["points.approve_exchangeratio"],
-    )
-
-
 def _guessers(now: Any) -> Iterable[Need]:
     for one in guessing.guessers(now=now)[:5]:
         # Whose key or account it is stands in the list.
-        where = listing(WrongGuess, subject=one["subject"])
+        where = listing(WrongGuess, subject=one["subject"], what=one["what"])
         yield Need(_("wrong guesses"), one["count"], where, ["points.freeze_coupon"], one["subject"], True)
+
+
+# How the business goes -------------------------------------------------------------------------------------------
+
+
+def _charts() -> list[charts.Chart]:
+    figures = list(DayFigure.objects.order_by("-business_date")[:CHARTED])
+    if not figures:
+        return []
+    return [*_holdings(figures[::-1]), _flows(figures[::-1])]
+
+
+def _holdings(figures: Sequence[DayFigure]) -> Iterable[charts.Chart]:
+    known = [one for one in figures if one.refundable is not None]
+    if not known:
+        return
+    last, days = known[-1], [one.business_date for one in figures]
+    owed, exposed = last.refundable or 0, last.exposed or 0
+    facts = {
+        "owed": format_yuan(owed), "bare": format_yuan(owed - exposed),
+        "share": f"{Decimal(100 * (owed - exposed)) / owed:.1f}" if owed else "0.0",
+    }  # fmt: skip
+    finding = (
+        _("Holders are owed %(owed)s; no insurer stands behind %(bare)s of it (%(share)s %%)") % facts
+        if owed > exposed
+        else _("Holders are owed %(owed)s, and insurers stand behind all of it") % facts
+    )
+    drawing = charts.lines(
+        days,
+        [
+            charts.Series(_("refundable principal"), [one.refundable for one in figures], "one"),
+            charts.Series(_("exposure"), [one.exposed for one in figures], "two"),
+        ],
+    )
+    yield charts.Chart(
+        finding,
+        drawing,
+        (_("business date"), figure(_("refundable principal")), figure(_("exposure")), figure(_("uninsured"))),
+        [
+            (one.business_date.isoformat(), yuan(one.refundable), yuan(one.exposed),
+             yuan((one.refundable or 0) - (one.exposed or 0)))
+            for one in reversed(known)
+        ],
+    )  # fmt: skip
+
+
+def _flows(figures: Sequence[DayFigure]) -> charts.Chart:
+    issued, spent = sum(one.issued for one in figures), sum(one.spent for one in figures)
+    facts = {"n": len(figures), "issued": format_yuan(issued), "spent": format_yuan(spent)}
+    finding = (
+        _("More comes in than is consumed: %(issued)s issued, %(spent)s consumed in %(n)s days") % facts
+        if issued > spent
+        else _("What is held is being consumed: %(spent)s consumed, %(issued)s issued in %(n)s days") % facts
+    )
+    drawing = charts.bars(
+        [one.business_date for one in figures],
+        [
+            charts.Series(_("issued"), [one.issued for one in figures], "one"),
+            charts.Series(_("consumed"), [one.spent for one in figures], "two"),
+        ],
+    )
+    return charts.Chart(
+        finding,
+        drawing,
+        (_("business date"), figure(_("issued")), figure(_("consumed"))),
+        [(one.business_date.isoformat(), yuan(one.issued), yuan(one.spent)) for one in reversed(figures)],
+    )

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import NamedTuple
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import Prefetch, Q, Sum
 
 from config.money import half_up
@@ -58,6 +59,24 @@ def positions(card: Card, at: datetime, *, cause: Cause = Cause.OPERATOR) -> lis
 def valuation_at(card: Card, at: datetime, *, cause: Cause = Cause.OPERATOR) -> Valuation:
     """Usable balance and refundable principal at a moment, with the calculation (法释〔2025〕4号, arts. 18–22)."""
     return valuation.value(positions(card, at, cause=cause), on_date=local_date(card.merchant, at), cause=cause)
+
+
+class Present(NamedTuple):
+    """``usable`` in the card's unit, ``refundable`` principal in fen."""
+
+    usable: int
+    refundable: int
+
+
+def present(card: Card, now: datetime) -> Present:
+    """What ``valuation_at`` says of this moment, from the balances alone: it costs the same after any history."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT ledger_usable(c, %(date)s), ledger_refundable(c.id, c.unit, %(date)s) FROM prepaid_card c"
+            " WHERE c.id = %(card)s",
+            {"card": card.pk, "date": local_date(card.merchant, now)},
+        )
+        return Present(*cursor.fetchone())
 
 
 def consumption(card: Card, at: datetime) -> Consumption:

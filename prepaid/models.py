@@ -9,6 +9,8 @@ Entry (明细)              what it did to one sub-card
 RefusedPayment            a line of a file of payments that did not become a transaction
 Run, Break (对账, 差异)    a reconciliation of one business date and what did not agree
 PartnerFile               the partner's file that was compared, whole
+Note (备注)               what staff wrote down about a card
+DayFigure (日数据)         what the cards held and what went in and out on one business date
 Hold (暂停发送)            nothing is sent to a partner until it is known what it already did
 
 Balances (``remaining``) are written only by the functions of ``prepaid/sql/ledger.sql``: the role the application
@@ -151,7 +153,7 @@ class RetiredNumber(models.Model):
 class CardMove(models.Model):
     """A change of a card's state: by whom, when and why. Append-only."""
 
-    card = models.ForeignKey(Card, models.PROTECT, related_name="moves", verbose_name=_("card"))
+    card = models.ForeignKey(Card, models.PROTECT, db_index=False, related_name="moves", verbose_name=_("card"))
     from_state = models.CharField(_("from"), max_length=11, choices=Card.State)
     to_state = models.CharField(_("to"), max_length=11, choices=Card.State)
     reason = models.CharField(_("reason"), max_length=200, blank=True)
@@ -161,9 +163,27 @@ class CardMove(models.Model):
     class Meta:
         verbose_name = _("card move")
         verbose_name_plural = _("card moves")
+        indexes = [models.Index("card", "recorded_at", name="moves_of_card")]
 
     def __str__(self) -> str:
         return f"{self.from_state} → {self.to_state}"
+
+
+class Note(models.Model):
+    """What a member of staff wrote down about a card. Append-only: what was wrong is corrected by another one."""
+
+    card = models.ForeignKey(Card, models.PROTECT, db_index=False, related_name="notes", verbose_name=_("card"))
+    text = models.CharField(_("note"), max_length=1000)
+    by = models.CharField(_("by"), max_length=60)
+    recorded_at = models.DateTimeField(_("recorded at"))
+
+    class Meta:
+        verbose_name = _("note")
+        verbose_name_plural = _("notes")
+        indexes = [models.Index("card", "recorded_at", name="notes_of_card")]
+
+    def __str__(self) -> str:
+        return self.text[:60]
 
 
 class Load(models.Model):
@@ -433,6 +453,36 @@ class Run(Moving):
 
     def __str__(self) -> str:
         return f"{self.partner} {self.business_date}"
+
+
+class DayFigure(models.Model):
+    """All live cards on one business date, in fen: what went in and out on it, and what was held when it was over.
+
+    ``issued`` is the principal of purchases and top-ups, ``spent`` the principal of payments less what was given back,
+    both of what was recorded on that date. What was held is known only if the clock ran soon after midnight: a day
+    that was missed has its flows and no holdings.
+    """
+
+    business_date = models.DateField(_("business date"), primary_key=True)
+    issued = models.BigIntegerField(_("issued"))
+    spent = models.BigIntegerField(_("consumed"))
+    refundable = models.BigIntegerField(_("refundable principal"), null=True)
+    exposed = models.BigIntegerField(_("exposure of the insurers"), null=True)
+    recorded_at = models.DateTimeField(_("recorded at"))
+
+    class Meta:
+        verbose_name = _("day's figures")
+        verbose_name_plural = _("figures by day")
+        constraints = [
+            models.CheckConstraint(
+                name="holdings_of_a_day_are_known_together",
+                condition=Q(refundable__isnull=True, exposed__isnull=True)
+                | Q(refundable__isnull=False, exposed__isnull=False, exposed__lte=F("refundable")),
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.business_date.isoformat()
 
 
 class PartnerFile(models.Model):

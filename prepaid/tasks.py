@@ -3,7 +3,7 @@
 from celery import shared_task
 from django.utils import timezone
 
-from prepaid import answers, processing, reconciliation, sandbox
+from prepaid import answers, day_figures, processing, reconciliation, sandbox
 
 
 @shared_task
@@ -16,6 +16,12 @@ def issue_batches() -> None:
 def reconcile_ledger() -> None:
     """The ledger against itself, for every business date that is over and was not reconciled."""
     reconciliation.ledger_days(now=timezone.now())
+
+
+@shared_task
+def write_day_figures() -> int:
+    """What the first page draws, for each business date that is over."""
+    return day_figures.write(now=timezone.now())
 
 
 @shared_task

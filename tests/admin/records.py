@@ -18,7 +18,7 @@ from issuing.models import Batch, CardProgram, Kind, Merchant, WebhookAttempt, W
 from issuing.orders import Holder, Order
 from points import coupons, exchange, guessing, parameters, repairs
 from points.models import Coupon, Exchange, ExchangeRatio, PointsMessage, Repair, WrongGuess
-from prepaid import files, holds, processing, reconciliation
+from prepaid import day_figures, files, holds, notes, processing, reconciliation
 from prepaid.models import Break, Card, RefusedPayment, Run
 from tests import cards
 from tests import points_world as world
@@ -145,6 +145,7 @@ def one_of_each() -> Merchant:
     processing.replace(card=Card.objects.get(pk=opened.pk), reason="lost", by="staff:x", now=timezone.now())
     batch(program, made_by=staff("first-clerk"))
     keys.make(merchant=program.merchant, name="shop", now=timezone.now())
+    notes.note(card=opened, text="rang back", by="staff:x", now=timezone.now())
     claim(opened, Claim.State.PAID)
     owed = Recovery.objects.get()
     recovery.record(recovery=owed, amount=100, reference="WIRE-1", by=staff("first-adjuster"), now=timezone.now())
@@ -160,6 +161,7 @@ def one_of_each() -> Merchant:
     held = holds.hold(partner=Run.Partner.POINTS, reason="restored", by="staff:x", now=timezone.now())
     holds.release(held=held, reason="nothing was lost", by="staff:x", now=timezone.now())
     told(program.merchant)
+    day_figures.write(now=timezone.now() + timedelta(days=1))
     audit.record(None, "add", row=program.merchant, who="first-clerk")
     return program.merchant
 

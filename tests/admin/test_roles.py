@@ -136,5 +136,5 @@ def test_a_role_is_changed_in_the_table_only(root: Client) -> None:
     person("clerk")
     role = Group.objects.get(name="clerk")
     page = root.get(reverse("admin:auth_group_change", args=[role.pk]))
-    assert "freeze, open" in page.content.decode()
+    assert "freeze, note, open" in page.content.decode()
     assert root.post(reverse("admin:auth_group_change", args=[role.pk]), {"name": "x"}).status_code == 403

@@ -114,7 +114,7 @@ def test_staff_switch_to_chinese_and_back(root: Client) -> None:
     translation.trans_real._translations.clear()  # type: ignore[attr-defined]
     card = records.card()
     address = reverse("admin:prepaid_card_change", args=[card.pk])
-    assert "Refundable principal" in root.get(address).content.decode()
+    assert "refundable principal" in root.get(address).content.decode()
     root.post("/i18n/setlang/", {"language": "zh-hans", "next": address})
     page = root.get(address).content.decode()
     assert "应退本金" in page

@@ -433,7 +433,7 @@ def test_a_claim_past_its_term_is_on_the_first_page(at_desk: Any) -> None:
     Claim.objects.filter(pk=claim.pk).update(filed_at=timezone.now() - timedelta(days=31))
     adjuster = at_desk("adjuster")
     needs = {str(need.label): need for need in adjuster.get(reverse("admin:index")).context["needs"]}
-    late = needs["claims past their term"]
+    late = needs["claims not decided within 30 days"]
     assert (late.count, late.is_pressing) == (1, True)
     assert [row.pk for row in adjuster.get(late.address).context["cl"].result_list] == [claim.pk]
 

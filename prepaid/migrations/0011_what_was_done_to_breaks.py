@@ -7,7 +7,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("prepaid", "0009_answers_by_age"),
+        ("prepaid", "0010_card_page"),
         migrations.swappable_dependency(settings.AUTH_USER_MODEL),
     ]
 
