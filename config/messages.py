@@ -30,10 +30,15 @@ from io import BytesIO
 from ssl import SSLContext
 from typing import Any, BinaryIO
 
+import anyio._backends._asyncio
+import httpcore
 import httpx
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from config import reaching
+
+# httpx would import them with the first message, in every child that the worker forks: a second of each.
+ON_THE_WIRE = (anyio._backends._asyncio, httpcore)
 
 VERSION = "1"
 DEADLINE = 10.0
