@@ -271,6 +271,33 @@ def test_who_is_asked_about_stays_as_he_was_and_nobody_else_asks(
 # Races ----------------------------------------------------------------------------------------------------------
 
 
+def test_no_two_workers_ask_about_the_same_exchange(
+    points_system: PointsSystem, tea: CouponProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank, "_KINDS", [kind._replace(most=min(kind.most, 3)) for kind in bank._KINDS])
+    rows = unknown(points_system, tea, 36)
+    together, errors = threading.Barrier(4), list[BaseException]()
+
+    def work() -> None:
+        try:
+            together.wait(PATIENCE)
+            bank.sweep(now=timezone.now(), seconds=PATIENCE)
+        except BaseException as fault:
+            errors.append(fault)
+        finally:
+            connections.close_all()
+
+    workers = [threading.Thread(target=work) for _worker in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not errors
+    asked = PointsMessage.objects.filter(direction="SENT", type="DEDUCTION_QUERY").values_list("exchanges", flat=True)
+    assert Counter(one for some in asked for one in some) == {row.pk: 1 for row in rows}
+    assert states(rows) == {State.ISSUED: 36}
+
+
 @pytest.fixture
 def doom(points_system: PointsSystem) -> Iterator[Doom]:
     made = Doom(points_system, "GOOD")
