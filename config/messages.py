@@ -30,10 +30,15 @@ from io import BytesIO
 from ssl import SSLContext
 from typing import Any, BinaryIO
 
+import anyio._backends._asyncio
+import httpcore
 import httpx
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from config import reaching
+
+# httpx would import them with the first message, in every child that the worker forks: a second of each.
+ON_THE_WIRE = (anyio._backends._asyncio, httpcore)
 
 VERSION = "1"
 DEADLINE = 10.0
@@ -486,20 +491,21 @@ def respond(
     result: str,
     code: str,
     text: str = "",
-    body: Mapping[str, Any] | None = None,
+    body: Mapping[str, Any] | str | None = None,
 ) -> tuple[bytes, dict[str, str]]:
-    """The raw answer to a message and its headers."""
+    """The raw answer to a message and its headers; ``body`` may be JSON that is written already."""
     message_id = new_message_id()
-    raw = write_json(
-        {
-            "version": VERSION,
-            "message_id": message_id,
-            "in_reply_to": in_reply_to,
-            "request_no": request_no,
-            "result": result,
-            "code": code,
-            "text": text,
-            "body": body or {},
-        }
-    )
+    envelope = {
+        "version": VERSION,
+        "message_id": message_id,
+        "in_reply_to": in_reply_to,
+        "request_no": request_no,
+        "result": result,
+        "code": code,
+        "text": text,
+    }
+    if isinstance(body, str):
+        raw = b'%s,"body":%s}' % (write_json(envelope)[:-1], body.encode())
+    else:
+        raw = write_json({**envelope, "body": body or {}})
     return raw, {"content-type": "application/json", **sign(keys=keys, message_id=message_id, content=raw)}

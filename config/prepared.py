@@ -13,15 +13,16 @@ M = TypeVar("M", bound=Model)
 
 
 class _Kept(local):
-    """The cursor of this thread's connection: what a new one learns about the columns of an answer, it knows."""
+    """The cursors of this thread's connections: what a new one learns about the columns of an answer, it knows."""
 
-    cursor: Any = None
+    def __init__(self) -> None:
+        self.cursors: dict[str, Any] = {}
 
 
 _kept = _Kept()
 
 
-def row(statement: str, arguments: Sequence[Any]) -> Any:
+def row(statement: str, arguments: Sequence[Any], *, using: str = DEFAULT_DB_ALIAS) -> Any:
     """The first row that ``statement`` answers, or None.
 
     It goes to a cursor of the driver's own, which can be asked to prepare and can be kept: a new one for each call, in
@@ -29,15 +30,15 @@ def row(statement: str, arguments: Sequence[Any]) -> Any:
     does not see it. A plan kept for good suits the look-up of one row and not a set of ten thousand, so this is asked
     for and never the rule.
     """
-    database: Any = connections[DEFAULT_DB_ALIAS]
+    database: Any = connections[using]
     if not database.health_check_done and _lies_quiet(database.connection):
         database.health_check_done = True
     database.close_if_health_check_failed()
     database.ensure_connection()
     database.validate_no_broken_transaction()
-    cursor = _kept.cursor
+    cursor = _kept.cursors.get(using)
     if cursor is None or cursor.connection is not database.connection:
-        cursor = _kept.cursor = database.create_cursor()
+        cursor = _kept.cursors[using] = database.create_cursor()
     with database.wrap_database_errors:
         return cursor.execute(statement, arguments, prepare=True, binary=True).fetchone()
 

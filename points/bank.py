@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import structlog
 from django.conf import settings
-from django.db import DataError, IntegrityError, transaction
-from django.db.models import F, Model, Q, QuerySet, Value
+from django.db import DataError, IntegrityError, connection, transaction
+from django.db.models import F, Func, Model, Q, QuerySet, Value
 from django.db.models.functions import Least, Now
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
@@ -31,7 +31,16 @@ from config.states import IllegalMove
 from issuing.models import Merchant
 from points import codes, coupons, exchange, repairs
 from points.exchange import Deducted, GivenBack
-from points.models import CouponProduct, Exchange, ExchangeRatio, PointsAccount, PointsMessage, PointsReturn, Repair
+from points.models import (
+    CouponProduct,
+    Exchange,
+    ExchangeRatio,
+    Inquiry,
+    PointsAccount,
+    PointsMessage,
+    PointsReturn,
+    Repair,
+)
 from prepaid import holds
 from prepaid.models import Run
 
@@ -47,13 +56,16 @@ REVERSAL_PAUSES = (2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 MOST_ORIGINALS = 500
 """So many deductions are asked about in one message."""
 
+WAITED_FOR = timedelta(minutes=1)
+"""Whose deduction was sent within this time may be waiting for it still, and is asked about first."""
+
 MOST_COUPONS = 5_000
 """So many coupons are made for one answer, however few exchanges that is: whoever is next waits no longer."""
 
 BYTES_OF_AN_ITEM = 1024
 """An answer about many may be longer, by the items it has."""
 
-TURN_SECONDS = 0.25
+TURN_SECONDS = 1.0
 """How long one kind of work goes on before the next, so that a heap of old rows does not starve what was just asked."""
 
 LINE_DOWN = frozenset({"TIMED_OUT", "CONNECTION_LOST", "HTTP_STATUS"})
@@ -124,9 +136,8 @@ def sweep(*, now: datetime, seconds: float = 50) -> int:
                     if is_held and kind.work is not _ask_about:
                         continue
                     turn = min(until, time.monotonic() + TURN_SECONDS)
-                    while time.monotonic() < turn and (rows := _leased(kind, is_test=is_test)):
-                        taken += len(rows)
-                        kind.work(rows, now)
+                    while time.monotonic() < turn and (done := _some(kind, now, is_test=is_test)):
+                        taken += done
             except _Silence as silence:
                 log.warning("the points system is silent", reason=str(silence), is_test=is_test)
                 sides.remove(is_test)
@@ -157,11 +168,47 @@ class _Kind(NamedTuple):
     of_tests: Callable[[], Q] = _of_test_merchants
 
 
-def _leased(kind: _Kind, *, is_test: bool) -> list[Any]:
-    rows = kind.rows().filter(kind.of_tests() if is_test else ~kind.of_tests())
+def _some(kind: _Kind, now: datetime, *, is_test: bool) -> int:
+    """Do what is due of one kind, for as many rows as are taken at once. Returns how many those were."""
+    due = kind.rows().filter(kind.of_tests() if is_test else ~kind.of_tests())
+    if kind.work is _ask_about:
+        return _inquire(due, kind, now)
     with transaction.atomic(durable=True):
-        keys = lease(rows, limit=kind.most, seconds=LEASE_SECONDS, newest=kind.newest)
-    return list(rows.model.objects.filter(pk__in=keys)) if keys else []
+        keys = lease(due, limit=kind.most, seconds=LEASE_SECONDS, newest=kind.newest)
+    if keys:
+        kind.work(list(due.model.objects.filter(pk__in=keys)), now)
+    return len(keys)
+
+
+def _inquire(due: QuerySet[Exchange], kind: _Kind, now: datetime) -> int:
+    """Ask about exchanges that nobody asks about at this moment; each stays as it is until its answer is there.
+
+    Should we die, they are free again after ``LEASE_SECONDS``; so they are after a fault, which would meet them again.
+    """
+    held = Inquiry.objects.values_list(Func(F("exchanges"), function="unnest"))
+    due = due.filter(sent_at__gt=now - WAITED_FOR).order_by("-sent_at") if kind.newest else due.order_by("due_at")
+    with transaction.atomic(durable=True), connection.cursor() as cursor:
+        # One chooses after the other, so that no exchange stands in two inquiries.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('points_inquiry'))")
+        Inquiry.objects.filter(until_at__lte=Now()).delete()
+        rows = list(due.filter(due_at__lte=Now()).exclude(pk__in=held).only(*_ASKED_OF)[: kind.most])
+        rows = rows[: max(1, sum(end <= MOST_COUPONS for end in accumulate(row.count for row in rows)))]
+        if not rows:
+            return 0
+        inquiry = Inquiry.objects.create(
+            exchanges=[row.pk for row in rows], until_at=Now() + timedelta(seconds=LEASE_SECONDS)
+        )
+    try:
+        kind.work(rows, now)
+    except _Silence:
+        inquiry.delete()
+        raise
+    inquiry.delete()
+    return len(rows)
+
+
+_ASKED_OF = ("request_no", "reversal_request_no", "merchant_id", "state", "count", "points", "attempts")
+"""What is known of an exchange that is asked about: a heap of whole rows would be long to read."""
 
 
 class ExchangeNotDecided(Refused):
@@ -297,9 +344,6 @@ def _deduct(rows: Sequence[Exchange], now: datetime) -> None:
 
 def _ask_about(rows: Sequence[Exchange], now: datetime) -> None:
     """Ask what became of deductions (扣减结果查询). After the last question they are given up and reversed."""
-    few = max(1, sum(end <= MOST_COUPONS for end in accumulate(row.count for row in rows)))
-    Exchange.objects.filter(pk__in=[row.pk for row in rows[few:]], state=Exchange.State.UNKNOWN).update(due_at=Now())
-    rows = rows[:few]
     last = [row for row in rows if row.attempts >= len(QUERY_PAUSES)]
     if last:
         exchange.give_up_all(exchanges=last)

@@ -7,6 +7,7 @@ Exchange (积分兑换)            a quote submitted: the deduction request mess
 Coupon (电子券)               generated only with a verified success, exactly as many as were bought (电子券生成模块)
 PointsReturn (积分退还)        points given back for unused coupons
 Repair (差错处理)              what was done about a break with the points system, by whom or by the clock
+Inquiry                      exchanges that a worker is asking about, whose they are until it is done
 PointsMessage                what was sent to the points system and received, raw, before it is believed
 
 Exchange, PointsReturn and Repair are handshakes: the row is the message.
@@ -18,10 +19,10 @@ from django.conf import settings
 from django.contrib.postgres.fields import ArrayField
 from django.contrib.postgres.indexes import GinIndex
 from django.db import models
-from django.db.models import F, Q
+from django.db.models import Case, F, Q, Value, When
 from django.utils.translation import gettext_lazy as _
 
-from config.handshakes import Handshake
+from config.handshakes import Handshake, new_request_no
 from config.ids import new_id
 from config.sealing import SealedField
 from config.states import Moving
@@ -214,6 +215,8 @@ class Exchange(Handshake, Moving):
     }
 
     id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    # Not ``unique=True``, which would add a second index for prefixes: every index is written again with every move.
+    request_no = models.CharField(max_length=22, default=new_request_no, editable=False)
     quote = models.OneToOneField(ExchangeQuote, models.PROTECT, related_name="exchange", verbose_name=_("quote"))
     account = models.ForeignKey(PointsAccount, models.PROTECT, verbose_name=_("points account"), db_index=False)
     product = models.ForeignKey(CouponProduct, models.PROTECT, verbose_name=_("coupon product"), db_index=False)
@@ -260,6 +263,7 @@ class Exchange(Handshake, Moving):
         verbose_name = _("exchange")
         verbose_name_plural = _("exchanges")
         constraints = [
+            models.UniqueConstraint("request_no", name="one_exchange_per_request"),
             models.UniqueConstraint("merchant", "reference", name="one_exchange_per_reference"),
             # Only where there is one: every index is written again with every move, and few are ever reversed.
             models.UniqueConstraint(
@@ -300,6 +304,8 @@ class Exchange(Handshake, Moving):
         indexes = [
             # By state, so that a heap in one state is not waded through for what is due in another.
             models.Index("state", "due_at", name="exchanges_due", condition=Q(due_at__isnull=False)),
+            # Whoever was asked for just now may be waiting still.
+            models.Index("sent_at", name="exchanges_sent_lately", condition=Q(state="UNKNOWN")),
             models.Index("merchant", "id", name="exchanges_of_merchant"),
             models.Index("account", "product", "submitted_at", name="exchanges_of_account"),
             models.Index("id", name="exchanges_unresolved", condition=Q(state="UNRESOLVED")),
@@ -351,9 +357,17 @@ class Coupon(Moving):
     )
     ordinal = models.PositiveIntegerField(_("no."))
     generation = models.PositiveSmallIntegerField(_("generation"), default=1)
-    product = models.ForeignKey(CouponProduct, models.PROTECT, verbose_name=_("coupon product"))
+    # The generation of a code that was replaced; 0 of the one that counts.
+    replaced = models.GeneratedField(
+        expression=Case(When(state="REISSUED", then=F("generation")), default=Value(0)),
+        output_field=models.PositiveSmallIntegerField(),
+        db_persist=True,
+    )
+    product = models.ForeignKey(CouponProduct, models.PROTECT, verbose_name=_("coupon product"), db_index=False)
     merchant = models.ForeignKey(Merchant, models.PROTECT, verbose_name=_("merchant"), db_index=False)
-    account = models.ForeignKey(PointsAccount, models.PROTECT, related_name="coupons", verbose_name=_("points account"))
+    account = models.ForeignKey(
+        PointsAccount, models.PROTECT, related_name="coupons", verbose_name=_("points account"), db_index=False
+    )
     code_hash = models.CharField(max_length=32, editable=False)
     code_sealed = models.BinaryField(editable=False)
     last4 = models.CharField(_("last four"), max_length=4)
@@ -365,7 +379,12 @@ class Coupon(Moving):
     redeemed_reference = models.CharField(_("merchant's reference"), max_length=64, blank=True)
     store = models.CharField(_("store"), max_length=32, blank=True)
     points_return = models.ForeignKey(
-        "PointsReturn", models.PROTECT, null=True, related_name="coupons", verbose_name=_("return")
+        "PointsReturn",
+        models.PROTECT,
+        null=True,
+        related_name="coupons",
+        verbose_name=_("return"),
+        db_index=False,
     )
 
     class Meta:
@@ -374,12 +393,9 @@ class Coupon(Moving):
         constraints = [
             # Not ``unique=True``, which would add a second index for prefixes of hashes.
             models.UniqueConstraint("code_hash", name="a_code_is_one_coupon_s"),
-            # Exactly the number bought: a second making of the same coupon finds it there. A replaced code is
-            # the same coupon in its next generation.
-            models.UniqueConstraint("exchange", "ordinal", "generation", name="one_coupon_per_exchange_and_ordinal"),
-            models.UniqueConstraint(
-                "exchange", "ordinal", name="one_live_coupon_per_ordinal", condition=~Q(state="REISSUED")
-            ),
+            # Exactly the number bought: a second making of the same coupon finds it there. A replaced code is the same
+            # coupon in an earlier generation.
+            models.UniqueConstraint("exchange", "ordinal", "replaced", name="one_live_coupon_per_ordinal"),
             models.UniqueConstraint(
                 "merchant",
                 "redeemed_reference",
@@ -400,6 +416,7 @@ class Coupon(Moving):
         indexes = [
             models.Index("expires_at", name="coupons_expiring", condition=Q(state="ACTIVE")),
             models.Index("merchant", "id", name="coupons_of_merchant"),
+            models.Index("points_return", name="coupons_of_a_return", condition=Q(points_return__isnull=False)),
         ]
 
     def __str__(self) -> str:
@@ -554,6 +571,23 @@ class Repair(Handshake, Moving):
 
     def __str__(self) -> str:
         return f"{self.what} {self.state}"
+
+
+class Inquiry(models.Model):
+    """Exchanges that somebody is asking about now: nobody else does, until he is done or that moment has passed.
+
+    One row for all of them. Had each its own mark, the heap that an outage leaves would be written once more.
+    """
+
+    exchanges = ArrayField(models.UUIDField())
+    until_at = models.DateTimeField()
+
+    class Meta:
+        verbose_name = _("inquiry")
+        verbose_name_plural = _("inquiries")
+
+    def __str__(self) -> str:
+        return f"{len(self.exchanges)}"
 
 
 class _PointsMessages(models.QuerySet["PointsMessage"]):

@@ -10,7 +10,16 @@ from django.contrib.auth.models import User
 from django.utils import timezone
 
 from points import bank, exchange, parameters
-from points.models import Coupon, CouponProduct, Exchange, ExchangeQuote, ExchangeRatio, PointsAccount, PointsReturn
+from points.models import (
+    Coupon,
+    CouponProduct,
+    Exchange,
+    ExchangeQuote,
+    ExchangeRatio,
+    Inquiry,
+    PointsAccount,
+    PointsReturn,
+)  # fmt: skip
 from tests import cards
 from tests.cards import NOW
 from tests.partners import PATIENCE, PointsSystem
@@ -89,6 +98,7 @@ def due() -> None:
     """What waits for its next moment, or for a dead process, has waited."""
     for model in (Exchange, PointsReturn):
         model._default_manager.filter(due_at__isnull=False).update(due_at=cards.OPENED)
+    Inquiry.objects.update(until_at=cards.OPENED)
 
 
 def the_clock_finishes() -> None:

@@ -18,7 +18,7 @@ from django.utils import timezone
 
 from config import messages
 from points import bank, exchange
-from points.models import Coupon, CouponProduct, Exchange, ExchangeRatio, PointsMessage
+from points.models import Coupon, CouponProduct, Exchange, ExchangeRatio, Inquiry, PointsMessage
 from tests import cards
 from tests import points_world as world
 from tests.partners import PATIENCE, PointsSystem, database_url, partner_process, points_system
@@ -230,24 +230,72 @@ def test_silence_costs_a_sweep_one_deadline_whatever_is_due(
     assert Exchange.objects.filter(state=State.REVERSING, attempts=1).count() == 1
 
 
-def test_what_was_due_last_is_asked_about_before_a_heap_of_old_ones(
+def test_who_may_wait_still_is_asked_about_before_a_heap_of_old_ones(
     points_system: PointsSystem, tea: CouponProduct, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bank, "TURN_SECONDS", 0.0001)  # one group and no more
     monkeypatch.setattr(bank, "_KINDS", [kind._replace(most=min(kind.most, 5)) for kind in bank._KINDS])
     rows = unknown(points_system, tea, 21)
     for place, row in enumerate(rows):
+        # Those that were asked about already are due last, and nobody waits for them.
         Exchange.objects.filter(pk=row.pk).update(due_at=cards.OPENED + timedelta(seconds=place))
+    Exchange.objects.filter(pk__in=[row.pk for row in rows[8:13]]).update(sent_at=timezone.now())
     bank.sweep(now=timezone.now(), seconds=5)
     asked = PointsMessage.objects.filter(direction="SENT", type="DEDUCTION_QUERY").order_by("pk")
     first, second = asked.values_list("exchanges", flat=True)[:2]
     # Whoever waits since a moment, and then whoever has waited longest: neither starves the other.
-    assert set(first) == {row.pk for row in rows[-5:]}
+    assert set(first) == {row.pk for row in rows[8:13]}
     assert set(second) == {row.pk for row in rows[:5]}
     assert states(rows) == {State.ISSUED: 21}
 
 
+def test_who_is_asked_about_stays_as_he_was_and_nobody_else_asks(
+    points_system: PointsSystem, tea: CouponProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = unknown(points_system, tea, 4)
+    Exchange.objects.filter(pk=rows[3].pk).update(due_at=timezone.now() + timedelta(days=1))
+    held = Inquiry.objects.create(
+        exchanges=[row.pk for row in rows[:2]], until_at=timezone.now() + timedelta(seconds=30)
+    )
+    bank.sweep(now=timezone.now(), seconds=5)
+    assert states(rows[:2]) == {State.UNKNOWN: 2}
+    assert states(rows[2:]) == {State.ISSUED: 1, State.UNKNOWN: 1}
+    assert Inquiry.objects.get() == held
+    # Whoever asked has died: they are free again once his time is over, and nothing is left of him.
+    Inquiry.objects.update(until_at=timezone.now())
+    bank.sweep(now=timezone.now(), seconds=5)
+    assert states(rows[:2]) == {State.ISSUED: 2}
+    assert not Inquiry.objects.exists()
+
+
 # Races ----------------------------------------------------------------------------------------------------------
+
+
+def test_no_two_workers_ask_about_the_same_exchange(
+    points_system: PointsSystem, tea: CouponProduct, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bank, "_KINDS", [kind._replace(most=min(kind.most, 3)) for kind in bank._KINDS])
+    rows = unknown(points_system, tea, 36)
+    together, errors = threading.Barrier(4), list[BaseException]()
+
+    def work() -> None:
+        try:
+            together.wait(PATIENCE)
+            bank.sweep(now=timezone.now(), seconds=PATIENCE)
+        except BaseException as fault:
+            errors.append(fault)
+        finally:
+            connections.close_all()
+
+    workers = [threading.Thread(target=work) for _worker in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert not errors
+    asked = PointsMessage.objects.filter(direction="SENT", type="DEDUCTION_QUERY").values_list("exchanges", flat=True)
+    assert Counter(one for some in asked for one in some) == {row.pk: 1 for row in rows}
+    assert states(rows) == {State.ISSUED: 36}
 
 
 @pytest.fixture
@@ -326,7 +374,7 @@ def test_control_without_the_condition_on_the_state_they_would_make_them_twice(
 @contextmanager
 def _without_the_constraints_on_coupons() -> Iterator[None]:
     """The database would refuse the second coupon too, were the program wrong."""
-    unique = ["one_coupon_per_exchange_and_ordinal", "one_live_coupon_per_ordinal"]
+    unique = ["one_live_coupon_per_ordinal"]
     with connections["owner"].cursor() as owner:
         owner.execute("SELECT indexdef FROM pg_indexes WHERE indexname = ANY(%s)", [unique])
         made = [statement for (statement,) in owner.fetchall()]

@@ -20,7 +20,7 @@ from django.db import IntegrityError, connections, router, transaction
 from django.db.models import Sum
 from django.utils import timezone
 
-from config import messages
+from config import messages, prepared
 from config.misbehaviour import Facts
 from points.system import magic
 from points.system.models import Account, Lot, Message, Ratio, Request
@@ -113,10 +113,10 @@ def simulate(message: messages.Message, *, content: bytes, now: datetime) -> Fac
     return _posted(told, content=content, misbehaviour="SIMULATION", now=now, late=0, judged=judged)
 
 
-def facts(code: str, body: Mapping[str, Any] | None = None) -> Facts:
-    """An answer by its code."""
+def facts(code: str, body: Mapping[str, Any] | str | None = None) -> Facts:
+    """An answer by its code; its body may be JSON that is written already."""
     result = {DONE: messages.SUCCESS, IN_PROGRESS: messages.IN_PROGRESS}.get(code, messages.REJECTED)
-    return {"result": result, "code": code, "text": TEXTS[code], "body": dict(body or {})}
+    return {"result": result, "code": code, "text": TEXTS[code], "body": body or {}}
 
 
 def _posted(
@@ -129,26 +129,27 @@ def _posted(
     judged: Mapping[str, Any] | None = None,
 ) -> Facts:
     body = _IN_ORDER.encode(message.body)
-    with connections[router.db_for_write(Request)].cursor() as cursor:
-        cursor.execute(
-            "SELECT code, body FROM points_system_post(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
-            (
-                message.message_id,
-                message.type,
-                message.request_no,
-                fingerprint(message.type, body),
-                body if judged is None else _IN_ORDER.encode(judged),
-                content,
-                misbehaviour,
-                now,
-                timezone.localdate(now),
-                now + timedelta(seconds=late) if late else None,
-            ),
-        )
-        code, said = cursor.fetchone()
+    code, said = prepared.row(
+        "SELECT code, body::text FROM points_system_post(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)",
+        (
+            message.message_id,
+            message.type,
+            message.request_no,
+            fingerprint(message.type, body),
+            body if judged is None else _IN_ORDER.encode(judged),
+            content,
+            misbehaviour,
+            now,
+            # Told which, Django need not look which one this thread has chosen.
+            timezone.localdate(now, timezone.get_default_timezone()),
+            now + timedelta(seconds=late) if late else None,
+        ),
+        using=router.db_for_write(Request),
+    )
     if not code:
         raise Misbehaves
-    return facts(code, json.loads(said))
+    # Only who bends what the database has written reads it.
+    return facts(code, said if misbehaviour is None else json.loads(said))
 
 
 def fingerprint(type: str, body: str) -> str:

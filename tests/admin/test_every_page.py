@@ -16,8 +16,9 @@ pytestmark = pytest.mark.django_db(databases=["default", "owner"])
 
 OURS = ("issuing", "prepaid", "insurance", "claims", "points")
 # Answers to idempotency keys are the API's own memory, tiers and managers are lines on their program's and merchant's
-# page, and parts of a file are downloaded as one.
-NO_PAGE = {"storedanswer", "bonustier", "merchantmanager", "partnerfilepart"}
+# page, and parts of a file are downloaded as one. An inquiry lasts as long as a message to the points system, which has
+# a page.
+NO_PAGE = {"storedanswer", "bonustier", "merchantmanager", "partnerfilepart", "inquiry"}
 MODELS = [
     model for app in OURS for model in apps.get_app_config(app).get_models() if model._meta.model_name not in NO_PAGE
 ]

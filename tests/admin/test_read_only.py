@@ -15,7 +15,8 @@ KEPT = [
     model
     for app in ("issuing", "prepaid", "insurance", "claims", "points")
     for model in apps.get_app_config(app).get_models()
-    if model._meta.model_name not in TERMS | {"storedanswer", "bonustier", "merchantmanager", "partnerfilepart"}
+    if model._meta.model_name
+    not in TERMS | {"storedanswer", "bonustier", "merchantmanager", "partnerfilepart", "inquiry"}
 ]
 
 

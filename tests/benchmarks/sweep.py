@@ -1,16 +1,21 @@
 """After an outage: 100,000 exchanges whose outcome is unknown, found out in bulk, with somebody new every second.
 
-The points system is its own process; a half of the old ones was deducted there, a quarter refused, a quarter never
-arrived. Found out is what is issued, rejected, or has been answered "not found" and waits for its next question.
+Everything runs as ``./run`` starts it: the points system, the web process, the worker and the clock, whose first tick
+ends the outage. A half of the old ones was deducted there, a quarter refused, a quarter never arrived. Found out is
+what is issued, rejected, or was answered "not found" and waits for its next question; counted from the first question.
 """
 
+import http.client
+import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import count
 from statistics import median
-from time import monotonic, perf_counter
+from time import monotonic, perf_counter, sleep
 
 import django
 
@@ -21,33 +26,31 @@ from django.conf import settings  # noqa: E402
 from django.db import connections  # noqa: E402
 from django.utils import timezone  # noqa: E402
 
+from config import supervisor  # noqa: E402
 from config.ids import public_id  # noqa: E402
+from issuing import keys  # noqa: E402
 from points import bank, exchange  # noqa: E402
 from points.models import Coupon, CouponProduct, Exchange, ExchangeRatio  # noqa: E402
 from tests import cards  # noqa: E402
 from tests import points_world as world  # noqa: E402
-from tests.api.asking import Asker, asker  # noqa: E402
-from tests.benchmarks import partners  # noqa: E402
-from tests.benchmarks.measuring import Figure, seconds  # noqa: E402
+from tests.benchmarks import partners, web  # noqa: E402
+from tests.benchmarks.measuring import Figure  # noqa: E402
 
 EXCHANGES = 100_000
-WORKERS = 2
 WANTED = 5_000
 MOST_MILLISECONDS = 1_000
 ACCOUNT = "6225990000000001"
+PATIENCE = 300.0
+HANDS = ("--concurrency", str(supervisor.HANDS), "--without-mingle", "--without-gossip")
 
 _numbers = count(1)
 
-# A row that never arrived is asked about again, and that is not what is measured.
-_WORKER = """
-import django
-django.setup()
-from django.utils import timezone
-from points import bank
-from points.models import Exchange
-old = Exchange.objects.filter(state="UNKNOWN", attempts=1, reference__startswith="OLD-")
-while old.exists():
-    bank.sweep(now=timezone.now(), seconds=1)
+# Celery as ./run starts it, on a queue of this run's own: a ./run beside it may use the same Redis.
+_CELERY = """
+import sys
+from config.celery import app
+app.conf.task_default_queue = sys.argv[1]
+app.start(sys.argv[2:])
 """
 
 _THEIRS = (
@@ -86,7 +89,6 @@ _OURS = (
 
 
 def measure(*, share: float) -> list[Figure]:
-    settings.ALLOWED_HOSTS = ["testserver"]
     size = max(1, int(EXCHANGES * share / 4)) * 4
     tea = world.product(stock=10 * EXCHANGES)
     ratio = world.ratio(tea, "1")
@@ -114,21 +116,23 @@ def measure(*, share: float) -> list[Figure]:
             theirs.execute(statement, facts if "%(" in statement else None)
         for statement in _OURS:
             owner.execute(statement, facts if "%(" in statement else None)
-        till = asker(tea.merchant)
-        _exchange(till, tea)  # warm
-        alone = [_exchange(till, tea) for _turn in range(10)]
-        new = _Customers(till, tea)
-        new.start()
-        taken = seconds(_work)
-        beside = new.stop()
+        with web.served(workers=supervisor.WORKERS, threads=supervisor.THREADS) as port, _celery("worker", *HANDS):
+            till = _Till(port, tea)
+            for _turn in range(4 * supervisor.WORKERS * supervisor.THREADS):
+                till.exchange()  # warm
+            alone = [till.exchange() for _turn in range(20)]
+            new = _Customers(till)
+            with _celery("beat"):
+                new.start()
+                taken = _found_out(owner)
+            beside = new.stop()
         bare = _bare(owner, size)
     issued = Exchange.objects.filter(state=Exchange.State.ISSUED, reference__startswith="OLD-")
     assert issued.count() == size // 2
     assert Coupon.objects.filter(exchange__in=issued).count() == size // 2
-    assert (
-        Exchange.objects.filter(problem="2002").count()
-        == size - size // 2 - issued.model.objects.filter(state=Exchange.State.REJECTED).count()
-    )
+    old = Exchange.objects.filter(reference__startswith="OLD-")
+    assert old.filter(state=Exchange.State.REJECTED).count() == size // 4
+    assert old.filter(problem="2002").count() == size // 4
     told = f"{size:,} unknown exchanges"
     return [
         Figure("sweep", told, size / taken, "what is wanted", WANTED, at_least=1, unit=" rows/s"),
@@ -139,23 +143,77 @@ def measure(*, share: float) -> list[Figure]:
     ]
 
 
-def _work() -> None:
-    workers = [subprocess.Popen([sys.executable, "-c", _WORKER], cwd=partners.PROJECT) for _worker in range(WORKERS)]
-    assert [worker.wait() for worker in workers] == [0] * WORKERS
+@contextmanager
+def _celery(role: str, *options: str) -> Iterator[None]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", _CELERY, f"benchmark-{os.getpid()}", "--quiet", role, "--loglevel", "ERROR", *options],
+        cwd=partners.PROJECT, env={**os.environ, "LOG_LEVEL": "ERROR"},
+    )  # fmt: skip
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _found_out(owner: psycopg.Connection[tuple[object, ...]]) -> float:
+    """Seconds from the first question until nothing old has still to be asked about for the first time."""
+    until = monotonic() + PATIENCE
+    while owner.execute(_TO_ASK).fetchone() == (True,):
+        assert monotonic() < until, "the clock does not come to an end"
+        sleep(0.25)
+    [(taken,)] = owner.execute(
+        "SELECT extract(epoch FROM clock_timestamp() - min(recorded_at))::float FROM points_pointsmessage"
+        " WHERE type = 'DEDUCTION_QUERY'"
+    )
+    return float(taken)
+
+
+_TO_ASK = """SELECT EXISTS (
+    SELECT FROM points_exchange WHERE state = 'UNKNOWN' AND attempts = 1 AND reference LIKE 'OLD-%')"""
+
+
+class _Till:
+    """A merchant's till: one connection to the web process for each thread that serves there."""
+
+    def __init__(self, port: int, tea: CouponProduct) -> None:
+        _key, self.key = keys.make(merchant=tea.merchant, name="till", now=timezone.now())
+        self.port, self.tea = port, tea
+
+    def exchange(self) -> float:
+        """Milliseconds from the merchant's question to his answer with the coupon."""
+        quote = exchange.quote(account=world.account(ACCOUNT), product=self.tea, count=1, now=timezone.now())
+        reference = f"NEW-{next(_numbers)}"
+        line = http.client.HTTPConnection("127.0.0.1", self.port)
+        start = perf_counter()
+        line.request(
+            "POST", "/api/v1/exchanges",
+            json.dumps({"quote": public_id("quo", quote.pk), "reference": reference}),
+            {
+                "Authorization": f"Bearer {self.key}", "Idempotency-Key": reference,
+                "Content-Type": "application/json",
+            },
+        )  # fmt: skip
+        answer = line.getresponse()
+        said = json.loads(answer.read())
+        taken = perf_counter() - start
+        line.close()
+        assert (answer.status, len(said["coupons"])) == (201, 1), said
+        return taken * 1000
 
 
 class _Customers(threading.Thread):
     """Somebody new every second."""
 
-    def __init__(self, till: Asker, tea: CouponProduct) -> None:
+    def __init__(self, till: _Till) -> None:
         super().__init__(daemon=True)
-        self.till, self.tea, self.taken, self.is_over = till, tea, list[float](), threading.Event()
+        self.till, self.taken, self.is_over = till, list[float](), threading.Event()
 
     def run(self) -> None:
         try:
             while not self.is_over.is_set():
                 began = monotonic()
-                self.taken.append(_exchange(self.till, self.tea))
+                self.taken.append(self.till.exchange())
                 self.is_over.wait(max(0, 1 - (monotonic() - began)))
         finally:
             connections.close_all()
@@ -164,17 +222,6 @@ class _Customers(threading.Thread):
         self.is_over.set()
         self.join()
         return self.taken
-
-
-def _exchange(till: Asker, tea: CouponProduct) -> float:
-    """Milliseconds from the merchant's question to his answer with the coupon."""
-    quote = exchange.quote(account=world.account(ACCOUNT), product=tea, count=1, now=timezone.now())
-    asked = {"quote": public_id("quo", quote.pk), "reference": f"NEW-{next(_numbers)}"}
-    start = perf_counter()
-    answer = till.post("exchanges", asked)
-    taken = perf_counter() - start
-    assert (answer.status_code, len(answer.json()["coupons"])) == (201, 1), answer.content
-    return taken * 1000
 
 
 def _bare(owner: psycopg.Connection[tuple[object, ...]], size: int) -> float:
