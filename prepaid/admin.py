@@ -45,7 +45,6 @@ from config.admin import (
     figure,
     link,
     listing,
-    merchants_of,
     moment,
     number,
     plain_data,
@@ -606,7 +605,8 @@ _Cells = tuple[object, object, object, object, object]
 
 
 def _may_see(request: HttpRequest, model: type[Model]) -> bool:
-    return request.user.has_perm(f"{model._meta.app_label}.view_{model._meta.model_name}")
+    """By right, and not shut for somebody who is bound to merchants."""
+    return admin.site._registry[model].has_view_permission(request)
 
 
 def _joined(*parts: object) -> SafeString:
@@ -1060,6 +1060,7 @@ class CardMoveAdmin(LedgerAdmin):
 
 @admin.register(Note)
 class NoteAdmin(LedgerAdmin):
+    merchant = "card__merchant"
     list_display = ("recorded_at", "card", "text", "by")
     links = ("card",)
     facts = ("card", "text", "by", "recorded_at")
@@ -1657,15 +1658,13 @@ def first_page(request: HttpRequest, context: dict[str, Any]) -> dict[str, Any]:
     """What needs somebody now, and how the business goes; the theme asks for it when the first page is shown."""
     now = timezone.now()
     may = request.user.has_perm
-    # Who is bound to merchants sees counts of their rows, and nothing that is the whole house's.
-    is_bound = merchants_of(request) is not None
-    needs = [] if is_bound else [*_approvals(request)]
+    needs = [*_approvals(request)]
     needs += [_need(request, *one, now) for one in _NEEDS if _may_see(request, one[0])]
-    needs += [*_holds()] if _may_see(request, Hold) and not is_bound else []
-    needs += [*_guessers(now)] if _may_see(request, WrongGuess) and not is_bound else []
+    needs += [*_holds()] if _may_see(request, Hold) else []
+    needs += [*_guessers(now)] if _may_see(request, WrongGuess) else []
     mine = [need for need in needs if not need.for_whom or any(map(may, need.for_whom))]
     others = [need for need in needs if need.count and need not in mine]
-    charts = _charts() if _may_see(request, DayFigure) and not is_bound else []
+    charts = _charts() if _may_see(request, DayFigure) else []
     return {**context, "title": _("Needs me now"), "needs": mine, "others": others, "charts": charts}
 
 

@@ -149,7 +149,7 @@ def one_of_each() -> Merchant:
     claim(opened, Claim.State.PAID)
     owed = Recovery.objects.get()
     recovery.record(recovery=owed, amount=100, reference="WIRE-1", by=staff("first-adjuster"), now=timezone.now())
-    found_break()
+    found_break(by=staff("first-partner-desk"))
     refused_payment(opened)
     run = Run.objects.create(partner="INSURER", business_date=date(2026, 1, 1), state="DONE", started_at=timezone.now())
     files.keep(run, io.BytesIO(b"H,1\n"), "m-0")

@@ -68,7 +68,8 @@ def test_every_number_is_the_list_it_leads_to(root: Client) -> None:
     for label, need in needs.items():
         page = root.get(need.address)
         assert page.status_code == 200, label
-        assert page.context["cl"].result_count == need.count, label
+        listed = page.context["cl"].result_count if "cl" in page.context else len(page.context["items"])
+        assert listed == need.count, label
 
 
 def test_what_a_merchant_tries_out_is_in_neither(root: Client) -> None:
