@@ -95,7 +95,7 @@ def test_the_functions_that_write_look_names_up_where_the_caller_cannot_plant_th
         cursor.execute("SELECT proname, proconfig FROM pg_proc WHERE prosecdef AND proname LIKE 'ledger%%'")
         functions = dict(cursor.fetchall())
     assert functions
-    assert set(map(tuple, functions.values())) == {("search_path=public, pg_temp",)}
+    assert {settings[0] for settings in functions.values()} == {"search_path=public, pg_temp"}
 
 
 @pytest.mark.django_db(databases=["default", "owner"], transaction=True)

@@ -673,7 +673,7 @@ def test_from_ten_thousand_points_on_a_repair_takes_two_people(points_system, te
     one, other = world.person("desk"), world.person("chief")
     with pytest.raises(OwnerNeeded):
         repaired(found, What.REVERSE, by=one)
-    take(found=found, owner=one)
+    take(found=found, owner=one, now=timezone.now())
     with pytest.raises(SamePerson):
         repaired(found, What.REVERSE, by=one)
     with pytest.raises(SamePerson):
