@@ -83,9 +83,9 @@ def read(model: type[M], values: Sequence[Any]) -> M:
 def in_a_row() -> Iterator[None]:
     """Send statements without waiting for the answer to the last one: the database works while the next is made ready.
 
-    Nothing can be read in here. What the database refuses is raised by a later statement or by the end of the block.
-    Foreign keys are looked at with each statement: left to the commit, which nothing is made ready beside, they took
-    a third of the whole.
+    To read an answer in here is to wait for it and all before it. What the database refuses is raised by a later
+    statement or by the end of the block. Foreign keys are looked at with each statement: left to the commit, which
+    nothing is made ready beside, they took a third of the whole.
     """
     with connection.wrap_database_errors, connection.connection.pipeline(), connection.cursor() as cursor:
         cursor.execute("SET CONSTRAINTS ALL IMMEDIATE")

@@ -5,7 +5,7 @@ Payments and refunds need no conductor: ``ledger.pay`` and ``ledger.refund`` are
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from itertools import islice
@@ -127,17 +127,16 @@ def open_cards(
         tiers = {key: _tiers(program) for key, program in programs.items()}
         regulations = list(Regulation.objects.all())
         products = enrolment.products_of({program.merchant_id for program in programs.values()})
-        accounts = _link(orders, now)
-        numbers = numbering.new_numbers(len(orders))
-        # One by one as they are asked for: while the database writes some cards, the next are made ready.
-        ready = (
-            _opening(order, account_id, number, seal, tiers[id(order.program)], regulations)
-            for order, account_id, number, seal in zip(
-                orders, accounts, numbers, numbering.seal_all(numbers), strict=True
-            )
-        )
         opened: list[UUID] = []
         with prepared.in_a_row() if len(orders) > _IN_A_ROW else nullcontext():
+            read_accounts = _link(orders, now)
+            numbers = numbering.new_numbers(len(orders))
+            seals = list(numbering.seal_all(numbers))
+            # One by one as they are asked for: while the database writes some cards, the next are made ready.
+            ready = (
+                _opening(order, account_id, number, seal, tiers[id(order.program)], regulations)
+                for order, account_id, number, seal in zip(orders, read_accounts(), numbers, seals, strict=True)
+            )
             while some := list(islice(ready, _IN_A_ROW)):
                 openings, covers = zip(*some, strict=True)
                 ledger.open_cards(
@@ -334,7 +333,7 @@ def issue_due_batches(*, now: datetime, seconds: float = 20) -> int:
     return settled
 
 
-def issue_slice(*, batch: Batch, now: datetime, size: int = 2000) -> int:
+def issue_slice(*, batch: Batch, now: datetime, size: int = 3000) -> int:
     """Issue the next rows of an approved batch, in one transaction with the batch's progress.
 
     Returns how many lines were settled; 0 when the batch is issued. Killed anywhere, it goes on where it was. A row
@@ -350,7 +349,7 @@ def issue_slice(*, batch: Batch, now: datetime, size: int = 2000) -> int:
             return 0
         if batch.state != Batch.State.APPROVED:
             raise IllegalMove(state=batch.state)
-        # As plain values: two thousand models a slice would cost more than splitting their amounts.
+        # As plain values: three thousand models a slice would cost more than splitting their amounts.
         lines = [
             _Line(*values)
             for values in batch.lines.filter(refusal="", line__gt=batch.settled_line)
@@ -479,10 +478,11 @@ def make_test_twin(*, merchant: Merchant, now: datetime) -> Merchant:
     return twin
 
 
-def _link(orders: Sequence[Order], now: datetime) -> list[UUID]:
-    """The network account of each order's holder at its merchant, made where there is none.
+def _link(orders: Sequence[Order], now: datetime) -> Callable[[], list[UUID]]:
+    """How to read the network account of each order's holder at its merchant, made where there is none.
 
-    An unnamed holder gets an account of his own for each card.
+    An unnamed holder gets an account of his own for each card. What does not need the accounts can be made ready
+    before they are read.
     """
     keys = [(order.program.merchant_id, _holder_key(order.holder)) for order in orders]
     # In one order for everybody: two batches with the same holders would otherwise wait for each other.
@@ -492,11 +492,16 @@ def _link(orders: Sequence[Order], now: datetime) -> list[UUID]:
          numbering.seal(holder.id_number) if holder.id_number else None)
         for key, holder in wanted
     ]  # fmt: skip
-    with connection.cursor() as cursor:
-        cursor.execute(_LINK, [now, *map(list, zip(*rows, strict=True))])
-        cursor.execute(_LINKED, list(map(list, zip(*(key for key, _holder in wanted), strict=True))))
-        accounts = {(merchant, key): account for merchant, key, account in cursor.fetchall()}
-    return [accounts[key] for key in keys]
+    cursor = connection.cursor()
+    cursor.execute(_LINK, [now, *map(list, zip(*rows, strict=True))])
+    cursor.execute(_LINKED, list(map(list, zip(*(key for key, _holder in wanted), strict=True))))
+
+    def read() -> list[UUID]:
+        with cursor:
+            accounts = {(merchant, key): account for merchant, key, account in cursor.fetchall()}
+        return [accounts[key] for key in keys]
+
+    return read
 
 
 _LINK = """
