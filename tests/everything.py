@@ -10,14 +10,17 @@ from collections.abc import Mapping, Sequence
 
 from config import embedded, translations
 
+WORKERS = str(min(4, (os.cpu_count() or 1) + 1))
+"""One more than there are cores: half of the time is waiting for silent partners. Each has its own database and
+partner systems."""
+
 NOWHERE = "postgres://nobody@127.0.0.1:1/nothing"
 
 
 def parts(arguments: Sequence[str]) -> list[tuple[str, list[str], Mapping[str, str]]]:
     """Name, command line after ``python``, and additions to the environment."""
     return [
-        # Each of them with a database and partner systems of its own; half of the time is waiting for silent partners.
-        ("tests", ["-m", "pytest", "-n", "auto", "--maxprocesses", "4", "--dist", "loadgroup", *arguments], {}),
+        ("tests", ["-m", "pytest", "-n", WORKERS, "--dist", "loadgroup", *arguments], {}),
         ("lint", ["-m", "ruff", "check", "."], {}),
         ("format", ["-m", "ruff", "format", "--check", "."], {}),
         ("types", ["-m", "mypy"], {}),
