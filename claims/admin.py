@@ -24,10 +24,12 @@ from config.admin import (
     House,
     Panel,
     Reason,
+    Tab,
     Terms,
     Verb,
     Yuan,
     badge,
+    by_state,
     column,
     figure,
     link,
@@ -350,6 +352,11 @@ class ClaimAdmin(House):
         "filed_at", "card", "merchant", "kind", "state", "loss", "legal_entitlement", "payable", "term",
     )  # fmt: skip
     list_filter = ("state", PastItsTerm, "merchant")
+    tabs = (
+        *by_state(_("all claims"), Claim.State.FILED, Claim.State.ASSESSED, Claim.State.APPROVED, Claim.State.PAID),
+        Tab(_("past its term"), lambda request: {"term": "over"}),
+    )
+    ranges = ("filed_at", "payable")
     money = (
         "refundable_at_loss", "spent_after_loss", "refunded_by_merchant", "excluded", "loss", "interest",
         "legal_entitlement", "payable", "sum_insured",
@@ -590,6 +597,8 @@ def _still_open(request: HttpRequest, row: Recovery, data: dict[str, Any]) -> Fa
 class RecoveryAdmin(House):
     list_display = ("recorded_at", "merchant", "insurer", "amount", "recovered", "state")
     list_filter = ("state", "merchant")
+    tabs = by_state(_("all recoveries"), Recovery.State.OPEN, Recovery.State.RECOVERED, Recovery.State.WRITTEN_OFF)
+    ranges = ("recorded_at", "amount")
     money = ("amount", "recovered")
     links = ("merchant",)
     facts = (

@@ -8,33 +8,46 @@ one call into the business and shows its refusal in the business's words.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from functools import cached_property, partial
+from html import unescape
 from operator import itemgetter
 from typing import Any, ClassVar, NamedTuple
-from urllib.parse import urlencode
+from urllib.parse import unquote_plus, urlencode
 
 from django import forms
+from django.apps import apps
 from django.contrib import admin, messages
 from django.contrib.admin import ShowFacets
+from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
+from django.contrib.admin.options import IncorrectLookupParameters
 from django.contrib.admin.utils import unquote
-from django.contrib.admin.views.main import PAGE_VAR
+from django.contrib.admin.views.main import PAGE_VAR, SEARCH_VAR
 from django.contrib.auth.admin import UserAdmin
 from django.contrib.auth.models import Group, User
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.core.paginator import Paginator
 from django.db import models, transaction
 from django.db.models import Model, QuerySet
-from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.http import (
+    FileResponse,
+    HttpRequest,
+    HttpResponse,
+    HttpResponseBase,
+    HttpResponseRedirect,
+    StreamingHttpResponse,
+)
 from django.template.response import TemplateResponse
 from django.urls import NoReverseMatch, URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.crypto import constant_time_compare, salted_hmac
-from django.utils.html import format_html, format_html_join
+from django.utils.html import format_html, format_html_join, strip_tags
 from django.utils.safestring import SafeString
-from django.utils.text import capfirst
+from django.utils.text import capfirst, format_lazy
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from unfold.admin import ModelAdmin, TabularInline
@@ -48,10 +61,11 @@ from unfold.widgets import (
     UnfoldAdminFileFieldWidget,
 )
 
-from config import audit, signing_in
+from config import audit, bulk, exports, signing_in
 from config.errors import Refused
-from config.models import Act
+from config.models import Act, Bulk, BulkItem, Export, Order
 from config.money import AmountNotReadable, format_yuan, parse_yuan
+from config.spreadsheets import CSV_HEAD, Cell, csv_rows
 
 NOTHING = "–"
 
@@ -71,18 +85,30 @@ TONES = {
 """What the colour of a state says: all is well, somebody or something is waited for, trouble, history."""
 
 
+class Figure(SafeString):
+    """A figure as a page shows it, and as a spreadsheet can reckon with it."""
+
+    value: int | Decimal | None
+
+
 def figure(text: object) -> SafeString:
     """A figure in a column of figures: to the right, all digits of one width."""
     return format_html('<span class="figure">{}</span>', text)
 
 
+def _figure(text: str, value: int | Decimal | None) -> Figure:
+    shown = Figure(figure(NOTHING if value is None else text))
+    shown.value = value
+    return shown
+
+
 def yuan(fen: int | None) -> SafeString:
     """An amount in fen as ``¥12,345.67``."""
-    return figure(NOTHING if fen is None else format_yuan(fen))
+    return _figure("", None) if fen is None else _figure(format_yuan(fen), Decimal(fen).scaleb(-2))
 
 
 def number(value: int | None) -> SafeString:
-    return figure(NOTHING if value is None else f"{value:,}")
+    return _figure(f"{value:,}" if value is not None else "", value)
 
 
 def moment(at: datetime | None) -> SafeString:
@@ -187,6 +213,8 @@ class Verb:
     warning: object = ""
     tone: str = ""
     words: object = ""
+    # It may be done to many records of a list at once; its form then is no more than a reason.
+    bulk: bool = False
 
     def offered(self, row: Any) -> bool:
         return (self.states is None or row.state in self.states) and (self.shown is None or self.shown(row))
@@ -302,6 +330,8 @@ WORDS = {
     "make_recovery_codes": _("made new recovery codes"),
     "change_own_password": _("changed the own password"),
     "set_role": _("set what a role may do"),
+    "order_export": _("ordered an export"),
+    "order_bulk": _("ordered bulk work"),
 }
 """What acts are called that are no verb of a record."""
 
@@ -372,7 +402,87 @@ class Pages(Paginator):
         return self._counted > self.MOST
 
 
+class Tab(NamedTuple):
+    """A view of a list under a name: a link with these filters in it."""
+
+    label: object
+    filters: Callable[[HttpRequest], Mapping[str, object]] = lambda request: {}
+
+
+class Day(forms.DateField):
+    """A calendar day, written as 2026-03-01 and no other way: Python would read digits of any script."""
+
+    widget = forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d")
+    _WRITTEN = re.compile(r"(?:19|20|21)\d\d-\d\d-\d\d", re.ASCII)
+
+    def to_python(self, value: Any) -> date | None:
+        if isinstance(value, str) and value and not self._WRITTEN.fullmatch(value):
+            raise ValidationError(self.error_messages["invalid"], code="invalid")
+        return super().to_python(value)
+
+
+class Ranges(forms.Form):
+    """From–to for some columns of a list: days for moments, amounts in yuan; both ends belong to it."""
+
+    def __init__(self, house: House, data: Any) -> None:
+        super().__init__(data)
+        self.house = house
+        for name in house.ranges:
+            for end, word in (("from", _("from")), ("to", _("to"))):
+                is_money = name in house.money
+                field: forms.Field = Yuan(zero=True, required=False) if is_money else Day(required=False)
+                field.label = format_lazy("{} {}", house.label(name), word)
+                self.fields[f"{name}_{end}"] = field
+        dress(self)
+        for field in self.fields.values():
+            field.widget.attrs.pop("autofocus", None)
+
+    def used(self) -> set[str]:
+        return {name for name in self.fields if self.data.get(name)}
+
+    def within(self, rows: QuerySet[Any]) -> QuerySet[Any]:
+        """The rows between the ends; none while one of them cannot be read."""
+        if not self.is_valid():
+            return rows.none()
+        for name in self.house.ranges:
+            low, high = self.cleaned_data[f"{name}_from"], self.cleaned_data[f"{name}_to"]
+            if isinstance(self.house._fields[name], models.DateTimeField):
+                if low:
+                    rows = rows.filter(**{f"{name}__gte": _midnight(low)})
+                if high:
+                    rows = rows.filter(**{f"{name}__lt": _midnight(high + timedelta(days=1))})
+                continue
+            if low is not None:
+                rows = rows.filter(**{f"{name}__gte": low})
+            if high is not None:
+                rows = rows.filter(**{f"{name}__lte": high})
+        return rows
+
+
+def _midnight(day: date) -> datetime:
+    """Where the reader's day begins."""
+    return timezone.make_aware(datetime.combine(day, time.min))
+
+
 class Rows(ChangeList):
+    @cached_property
+    def ranges(self) -> Ranges:
+        return Ranges(self.model_admin, self.params)
+
+    @property
+    def kept(self) -> list[tuple[str, str]]:
+        """What else stands in the address: the form of ranges sends it along."""
+        return [(name, value) for name, value in self.params.items() if name not in self.ranges.fields]
+
+    def get_filters_params(self, params: Any = None) -> Any:
+        found = super().get_filters_params(params)
+        return {name: value for name, value in found.items() if name not in self.ranges.fields}
+
+    def get_queryset(self, request: HttpRequest, exclude_parameters: Any = None) -> QuerySet[Any]:
+        rows = self.ranges.within(super().get_queryset(request, exclude_parameters))
+        self.has_active_filters: bool = self.has_active_filters or bool(self.ranges.used())
+        return rows
+
     def get_results(self, request: HttpRequest) -> None:
         super().get_results(request)
         if not (self.has_active_filters or self.query):
@@ -486,6 +596,14 @@ class House(Audited):
     verbs: ClassVar[Sequence[Verb]] = ()
     list_verbs: ClassVar[Sequence[Verb]] = ()
     sheets: ClassVar[Sequence[Sheet]] = ()
+    tabs: ClassVar[Sequence[Tab]] = ()
+    ranges: ClassVar[Sequence[str]] = ()
+    """Fields that the list is narrowed by from–to."""
+    guarded: ClassVar[Mapping[str, str]] = {}
+    """Columns and facts that only those see who hold ``view_<…>_<model>``."""
+    summed: ClassVar[Mapping[str, models.Aggregate] | None] = None
+    """What is added up of a list; else each column of money."""
+    list_before_template = "admin/list_head.html"
     empty: ClassVar[object] = ""
     """What to do when the list is empty."""
 
@@ -517,6 +635,10 @@ class House(Audited):
 
     def lookup_allowed(self, lookup: str, value: Any, request: HttpRequest | None = None) -> bool:
         """Only what is a filter on the page, or a link between pages: other columns are not to be guessed at."""
+        if request is not None and any(
+            lookup.startswith(name) for name in self.guarded if not self.sees(request, name)
+        ):
+            return False
         filters = {
             one if isinstance(one, str) else one[0] if isinstance(one, tuple) else one.parameter_name
             for one in self.list_filter
@@ -573,7 +695,36 @@ class House(Audited):
         return column
 
     def get_list_display(self, request: HttpRequest) -> Sequence[Any]:
-        return self._columns
+        shown = self.columns_of(request)
+        return [kept for name, kept in zip(self.list_display, self._columns, strict=True) if name in shown]
+
+    def columns_of(self, request: HttpRequest) -> list[str]:
+        """The columns that this person may see."""
+        return [str(name) for name in self.list_display if self.sees(request, str(name))]
+
+    def sees(self, request: HttpRequest, name: str) -> bool:
+        what = self.guarded.get(name)
+        return what is None or request.user.has_perm(f"{self.opts.app_label}.view_{what}_{self.opts.model_name}")
+
+    def plain(self, row: Any, name: str) -> Cell:
+        """What ``cell`` shows, for a spreadsheet: amounts in yuan as numbers, nothing as nothing."""
+        field = self._fields.get(name)
+        shown = getattr(self, name)(row) if field is None else getattr(row, name)
+        if isinstance(shown, Figure):
+            return shown.value
+        if shown is None or shown == NOTHING or isinstance(shown, bool):
+            return None if not isinstance(shown, bool) else str(yes_no(shown))
+        if field is None:
+            return unescape(strip_tags(str(shown))).strip()
+        if name in self.money:
+            return Decimal(shown).scaleb(-2)
+        if getattr(field, "choices", None):
+            return str(getattr(row, f"get_{name}_display")())
+        if isinstance(shown, datetime):
+            return f"{timezone.localtime(shown):%Y-%m-%d %H:%M:%S}"
+        if isinstance(shown, int | Decimal) and not field.primary_key:
+            return shown
+        return str(shown)
 
     def get_changelist(self, request: HttpRequest, **rest: Any) -> type[ChangeList]:
         return Rows
@@ -591,14 +742,170 @@ class House(Audited):
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if any("\x00" in value for value in request.GET.values()) or not _is_page(request.GET.get(PAGE_VAR, "1")):
             return HttpResponseRedirect(request.path)
+        if request.method == "POST":
+            return self._chosen_on_list(request)
         buttons = [
             Button(verb.label, verb.tone, self._verb_url(verb), None)
             for verb in self.list_verbs
             if self.may(request, verb)
         ]
         buttons += [Button(sheet.label, "", self.sheet_url(sheet), None) for sheet in self.open_sheets(request)]
+        if exports.may_order(request):
+            buttons.append(Button(EXPORT.label, "", f"{self._list_url('export')}?{request.GET.urlencode()}", None))
         context = {"buttons": buttons, **(extra_context or {})}
-        return super().changelist_view(request, context)
+        page = super().changelist_view(request, context)
+        if isinstance(page, TemplateResponse) and page.context_data and "cl" in page.context_data:
+            rows = page.context_data["cl"]
+            page.context_data |= {"tabs": self._tabs(request), "totals": self._totals(request, rows)}
+        return page
+
+    # What stands above a list
+
+    def _tabs(self, request: HttpRequest) -> list[tuple[object, str, bool]]:
+        """Each tab's name and address, and whether it is what is looked at."""
+        asked = {name: value for name, value in request.GET.items() if name != PAGE_VAR}
+        found = []
+        for tab in self.tabs:
+            filters = {name: str(value) for name, value in tab.filters(request).items()}
+            found.append((tab.label, f"?{urlencode(filters)}", filters == asked))
+        return found
+
+    def _sums(self, request: HttpRequest) -> dict[str, models.Aggregate]:
+        if self.summed is not None:
+            return dict(self.summed)
+        return {name: models.Sum(name) for name in self.columns_of(request) if name in self.money}
+
+    def _totals(self, request: HttpRequest, rows: Rows) -> dict[str, object]:
+        """What the list adds up to: of its newest ``MOST_SUMMED`` rows and one, which shows whether there are more."""
+        sums = self._sums(request)
+        if not sums:
+            return {}
+        newest = rows.queryset.select_related(None).order_by("-pk")[: MOST_SUMMED + 1]
+        found = newest.aggregate(rows_of_list=models.Count("pk"), **{f"sum_{name}": one for name, one in sums.items()})
+        return {
+            "is_cut": found["rows_of_list"] > MOST_SUMMED,
+            "most": f"{MOST_SUMMED:,}",
+            "sums": [(self.label(name), yuan(int(found[f"sum_{name}"] or 0))) for name in sums],
+        }
+
+    # Orders: a list as a file, one verb for many of its records
+
+    def _list_url(self, name: str) -> str:
+        return reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_{name}")
+
+    def bulk_verbs(self, request: HttpRequest) -> list[Verb]:
+        if not self.has_view_permission(request):
+            return []
+        return [verb for verb in self.verbs if verb.bulk and self.may(request, verb)]
+
+    def bulk_verb(self, request: HttpRequest, name: str) -> Verb | None:
+        """The verb of that name, if this person may do it to many records."""
+        return next((verb for verb in self.bulk_verbs(request) if verb.name == name), None)
+
+    def get_actions(self, request: HttpRequest) -> dict[str, Any]:
+        # Only what the list offers: where a choice leads is said by ``_chosen_on_list``.
+        return {verb.name: (None, verb.name, capfirst(str(verb.label))) for verb in self.bulk_verbs(request)}
+
+    def _chosen_on_list(self, request: HttpRequest) -> HttpResponse:
+        verb = self.bulk_verb(request, request.POST.get("action", ""))
+        if verb is None:
+            return HttpResponseRedirect(request.get_full_path())
+        query = request.GET.copy()
+        query.pop(PAGE_VAR, None)
+        if request.POST.get("select_across") != "1":
+            chosen = request.POST.getlist(ACTION_CHECKBOX_NAME)[: self.list_per_page]
+            return HttpResponseRedirect(
+                f"{self._list_url(f'bulk_{verb.name}')}?{urlencode({CHOSEN: ','.join(chosen)})}"
+            )
+        return HttpResponseRedirect(f"{self._list_url(f'bulk_{verb.name}')}?{query.urlencode()}")
+
+    def _chosen(self, request: HttpRequest) -> list[Any]:
+        """Keys of the records that are chosen, or of all that the filters leave: one more than may be, at most."""
+        if CHOSEN in request.GET:
+            keys = []
+            for text in request.GET[CHOSEN].split(","):
+                try:
+                    keys.append(self.opts.pk.to_python(text))
+                except ValidationError:
+                    continue
+            rows = self.get_queryset(request).filter(pk__in=keys[: self.list_per_page])
+        else:
+            rows = exports.listed(self, request, None)
+        return list(rows.order_by("-pk").values_list("pk", flat=True)[: bulk.MOST + 1])
+
+    def do_to_many(self, request: HttpRequest, *, name: str) -> HttpResponseBase:
+        """Show to how many records of which sum a verb would be done; on POST, order it and show how far it is."""
+        verb = self.bulk_verb(request, name)
+        if verb is None:
+            raise PermissionDenied
+        try:
+            keys = self._chosen(request) if _is_whole(request) else []
+            if len(keys) > bulk.MOST:
+                raise bulk.TooManyRecords(most=f"{bulk.MOST:,}")
+            if not keys:
+                raise bulk.NothingChosen()
+        except (IncorrectLookupParameters, Refused) as refused:
+            messages.error(request, str(refused))
+            return HttpResponseRedirect(listing(self.model))
+        form = self._verb_form(request, replace(verb, form=verb.form or Reason), None)
+        sure = salted_hmac("what was chosen", json.dumps([request.path, [str(key) for key in keys]])).hexdigest()
+        if request.method == "POST" and form.is_valid():
+            if constant_time_compare(request.POST.get("sure", ""), sure):
+                data = form.cleaned_data
+                return HttpResponseRedirect(
+                    address(bulk.order(request=request, house=self, verb=verb, data=data, keys=keys)) or ""
+                )
+            messages.warning(request, _("The list has changed meanwhile: look at it again."))
+        return self._asking(
+            request, replace(verb, quotes=True), form, preview=self._what_is_chosen(request, verb, keys), sure=sure
+        )
+
+    def _what_is_chosen(self, request: HttpRequest, verb: Verb, keys: list[Any]) -> Facts:
+        sums = {f"sum_{name}": one for name, one in self._sums(request).items()}
+        rows = self.get_queryset(request).filter(pk__in=keys).order_by()
+        ready = models.Count("pk", filter=models.Q(state__in=verb.states) if verb.states is not None else None)
+        found = rows.aggregate(rows_of_list=models.Count("pk"), ready=ready, **sums)
+        return [
+            (_("records"), number(found["rows_of_list"])),
+            (_("of these in a state that allows it"), number(found["ready"])),
+            *((self.label(name.removeprefix("sum_")), yuan(int(found[name] or 0))) for name in sums),
+        ]
+
+    def order_export(self, request: HttpRequest) -> HttpResponseBase:
+        """Ask for the format of the file; on POST, order it and show how far it is."""
+        if not (exports.may_order(request) and self.has_view_permission(request)):
+            raise PermissionDenied
+        back = f"{listing(self.model)}?{request.GET.urlencode()}"
+        try:
+            if not _is_whole(request) or not Ranges(self, request.GET).is_valid():
+                return HttpResponseRedirect(back)
+            rows = Pages(exports.listed(self, request, None), 1)
+        except IncorrectLookupParameters:
+            return HttpResponseRedirect(listing(self.model))
+        form = self._verb_form(request, EXPORT, None)
+        if request.method == "POST" and form.is_valid():
+            made: Any = EXPORT.run(request, self, form.cleaned_data)
+            return HttpResponseRedirect(address(made) or "")
+        count = f"> {rows.count:,}" if rows.is_cut else f"{rows.count:,}"
+        columns = ", ".join(str(self.label(name)) for name in self.columns_of(request))
+        preview = [(_("list"), self.opts.verbose_name_plural), (_("rows"), count), (_("columns"), columns)]
+        return self._asking(request, EXPORT, form, preview=preview, back=back)
+
+    def _asking(
+        self, request: HttpRequest, verb: Verb, form: forms.Form, *, preview: Facts, sure: str = "", back: str = ""
+    ) -> TemplateResponse:
+        context = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "title": verb.label,
+            "verb": verb,
+            "form": form,
+            "preview": preview,
+            "is_sure": True,
+            "sure": sure,
+            "back": back or listing(self.model),
+        }
+        return TemplateResponse(request, "admin/verb.html", context)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         queryset = super().get_queryset(request)
@@ -609,7 +916,8 @@ class House(Audited):
 
     def about(self, request: HttpRequest, row: Any) -> Facts:
         """What a record's page says first."""
-        return [(capfirst(str(self.label(name))), self.cell(row, name)) for name in self.facts or self._all_fields()]
+        names = [name for name in self.facts or self._all_fields() if self.sees(request, name)]
+        return [(capfirst(str(self.label(name))), self.cell(row, name)) for name in names]
 
     def _all_fields(self) -> list[str]:
         hidden = models.BinaryField
@@ -697,6 +1005,12 @@ class House(Audited):
             path(f"{sheet.name}/", wrap(partial(self.show, sheet=sheet)), name=f"{name}_{sheet.name}")
             for sheet in self.sheets
         ]
+        own += [
+            path(f"bulk/{verb.name}/", wrap(partial(self.do_to_many, name=verb.name)), name=f"{name}_bulk_{verb.name}")
+            for verb in self.verbs
+            if verb.bulk
+        ]
+        own.append(path("export/", wrap(self.order_export), name=f"{name}_export"))
         return own + super().get_urls()
 
     # Sheets
@@ -736,15 +1050,8 @@ class House(Audited):
             if row is None:
                 return self._get_obj_does_not_exist_redirect(request, self.opts, object_id)
             back = address(row) or back
-            if not verb.offered(row):
-                self._tried(request, verb, row, "NotOffered")
-                messages.warning(
-                    request, _("This is no longer possible: somebody was first. Look at the record again.")
-                )
-                return HttpResponseRedirect(back)
-            if verb.barred and (reason := verb.barred(request, row)):
-                self._tried(request, verb, row, "Barred")
-                messages.error(request, str(reason))
+            if why := self.why_not(request, verb, row):
+                messages.error(request, str(why))
                 return HttpResponseRedirect(back)
         form = self._verb_form(request, verb, row)
         preview: Facts = ()
@@ -774,6 +1081,16 @@ class House(Audited):
         }
         return TemplateResponse(request, "admin/verb.html", context)
 
+    def why_not(self, request: HttpRequest, verb: Verb, row: Any) -> object:
+        """Why a verb's button is not there for this record, or cannot be pressed; that it was tried is written down."""
+        if not verb.offered(row):
+            self._tried(request, verb, row, "NotOffered")
+            return _("This is no longer possible: somebody was first. Look at the record again.")
+        if verb.barred and (reason := verb.barred(request, row)):
+            self._tried(request, verb, row, "Barred")
+            return reason
+        return ""
+
     def _tried(self, request: HttpRequest, verb: Verb, row: Any, why: str) -> None:
         """Somebody sent a form that their page does not offer: above all, to decide what they prepared themselves."""
         if request.method == "POST":
@@ -787,21 +1104,7 @@ class House(Audited):
         return dress(make(initial=request.GET.dict(), **row_argument))
 
     def _done(self, request: HttpRequest, verb: Verb, row: Any, form: forms.Form, back: str) -> HttpResponseBase:
-        asked = dict(form.cleaned_data)
-        why = str(asked.pop("reason", "") or "")
-        deed: dict[str, Any] = {"row": row, "kind": self.opts.label_lower, "asked": asked, "reason": why}
-        try:
-            if verb.apart:
-                audit.record(request, verb.name, **deed)
-                result = verb.run(request, row, form.cleaned_data)
-            else:
-                with transaction.atomic():
-                    result = verb.run(request, row, form.cleaned_data)
-                    self._write_down(request, verb, deed, result)
-        except Refused as refused:
-            # What it did is rolled back; that it was tried is not.
-            audit.record(request, verb.name, **deed, after={"refused": refused.code}, outcome=Act.Outcome.REFUSED)
-            raise
+        result = self.perform(request, verb, row, form.cleaned_data)
         made = result if isinstance(result, Model) else None
         if isinstance(result, HttpResponseBase):
             return result
@@ -810,6 +1113,28 @@ class House(Audited):
             return HttpResponseRedirect(address(made) or back)
         messages.success(request, str(result))
         return HttpResponseRedirect(back)
+
+    def perform(self, request: HttpRequest, verb: Verb, row: Any, data: dict[str, Any]) -> object:
+        """Do a verb once, with its row of the audit. Whether it may be done is asked before.
+
+        :raises Refused: what the business says no to; it was tried, and that is written down.
+        """
+        asked = dict(data)
+        why = str(asked.pop("reason", "") or "")
+        deed: dict[str, Any] = {"row": row, "kind": self.opts.label_lower, "asked": asked, "reason": why}
+        try:
+            if verb.apart:
+                audit.record(request, verb.name, **deed)
+                result = verb.run(request, row, data)
+            else:
+                with transaction.atomic():
+                    result = verb.run(request, row, data)
+                    self._write_down(request, verb, deed, result)
+        except Refused as refused:
+            # What it did is rolled back; that it was tried is not.
+            audit.record(request, verb.name, **deed, after={"refused": refused.code}, outcome=Act.Outcome.REFUSED)
+            raise
+        return result
 
     def _write_down(self, request: HttpRequest, verb: Verb, deed: dict[str, Any], result: object) -> None:
         row = deed["row"]
@@ -832,6 +1157,40 @@ def _digest(request: HttpRequest) -> str:
 
 def _is_page(text: str) -> bool:
     return text.isascii() and text.isdigit() and len(text) < 7
+
+
+def _is_whole(request: HttpRequest) -> bool:
+    """Whether the database can be asked with this query string at all."""
+    return not any("\x00" in value for value in request.GET.values())
+
+
+CHOSEN = "chosen"
+"""In the address of bulk work: the keys of the records that are chosen on the list."""
+
+MOST_SUMMED = 10_000
+"""A list is added up so far and no further."""
+
+
+class ExportForm(forms.Form):
+    format = forms.ChoiceField(label=_("format"), choices=Export.Format)
+
+
+def _order_export(request: HttpRequest, house: House, data: dict[str, Any]) -> Export:
+    text = request.GET.get(SEARCH_VAR, "").strip()
+    found = house.find(text)[:500] if text and house.search_help_text else None
+    return exports.order(request=request, house=house, format=data["format"], keys=found)
+
+
+EXPORT = Verb(
+    "order_export",
+    _("export"),
+    _order_export,
+    form=ExportForm,
+    words=_(
+        "The list as its filters leave it, with the columns that you see, becomes a file in the background. "
+        "It is yours alone and deleted after a day; that you ordered and downloaded it is written down."
+    ),
+)
 
 
 class YuanOnForms:
@@ -936,6 +1295,10 @@ MENU: Sequence[tuple[object, Sequence[tuple[str, str]]]] = (
         ("prepaid.break", "rule"),
         ("points.repair", "build"),
         ("prepaid.hold", "front_hand"),
+    )),
+    (_("In the background"), (
+        ("config.bulk", "checklist"),
+        ("config.export", "download"),
     )),
     (_("Staff"), (
         ("auth.user", "group"),
@@ -1119,12 +1482,21 @@ class ByKind(_Chosen):
         return sorted(kinds, key=itemgetter(1))
 
 
+def by_state(all_of_them: object, *states: Any) -> tuple[Tab, ...]:
+    """Tabs for all records and for those of some states, each under the state's own name."""
+    return (
+        Tab(all_of_them),
+        *(Tab(state.label, lambda request, state=state: {"state__exact": state.value}) for state in states),  # type: ignore[misc]
+    )
+
+
 @admin.register(Act)
 class ActAdmin(House):
     """What staff did: who, when, from where, to what, and what it changed."""
 
     list_display = ("seq", "recorded_at", "who", "what", "kind_of_record", "label", "outcome", "why", "address")
     list_filter = (ByWho, ByVerb, ByKind, "outcome", "recorded_at")
+    ranges = ("recorded_at",)
     links = ("object_id", "kind")
     facts = (
         "seq", "recorded_at", "who", "address", "session", "what", "outcome", "kind_of_record", "subject", "made",
@@ -1176,4 +1548,136 @@ class ActAdmin(House):
             (),
             [(name, _said(value)) for name, value in row.asked.items()],
             _("Nothing but the reason, if there is one."),
+        )
+
+
+# Orders: exports and bulk work -----------------------------------------------------------------------------------
+
+
+class OrderAdmin(House):
+    """What this person ordered; what others did is theirs."""
+
+    list_filter = ("state",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        return super().get_queryset(request).filter(made_by=request.user.pk)
+
+    def is_moving(self, row: Order) -> bool:
+        return row.state == Order.State.RUNNING
+
+    def note(self, request: HttpRequest, row: Order) -> object:
+        if row.state == Order.State.RUNNING:
+            return _("This page can be closed: the work goes on, and stands here when you come back.")
+        return row.problem
+
+    @column(_("list"))
+    def of_list(self, row: Order) -> object:
+        model = apps.get_model(row.kind)
+        return capfirst(str(model._meta.verbose_name_plural))
+
+
+def _cancel_export(request: HttpRequest, row: Export, data: dict[str, Any]) -> object:
+    exports.cancel(export=row, now=timezone.now())
+    return _("Cancelled. What was written is deleted.")
+
+
+def _download_export(request: HttpRequest, row: Export, data: dict[str, Any]) -> FileResponse:
+    name = f"{row.kind.replace('.', '-')}-{timezone.localtime(row.recorded_at):%Y%m%d-%H%M}.{row.format.lower()}"
+    headers = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+    return FileResponse(
+        exports.opened(export=row, now=timezone.now()), as_attachment=True, filename=name, headers=headers
+    )
+
+
+@admin.register(Export)
+class ExportAdmin(OrderAdmin):
+    list_display = ("recorded_at", "of_list", "format", "state", "rows", "expires_at")
+    facts = ("of_list", "filters", "format", "state", "rows", "size", "recorded_at", "finished_at", "expires_at")
+    empty = _("Press “export” above any list: the file is written in the background and stands here.")
+    verbs = (
+        Verb("download", _("download"), _download_export, states=("DONE",), tone="main",
+             words=_("The file holds what you may see. Keep it where others cannot read it.")),
+        Verb("cancel", _("cancel"), _cancel_export, states=("RUNNING",), tone="bad"),
+    )  # fmt: skip
+
+    @column(_("filters"))
+    def filters(self, row: Export) -> str:
+        found = [unquote_plus(part) for part in row.query.split("&") if part]
+        if row.keys is not None:
+            found.append(gettext("what a search found"))
+        return ", ".join(found) or NOTHING
+
+    def panels(self, request: HttpRequest, row: Export) -> Iterable[Panel]:
+        if row.state == Export.State.RUNNING and row.total is not None:
+            yield Panel(_("progress"), bar=(min(row.rows, row.total), max(row.total, 1)))
+
+
+def _cancel_bulk(request: HttpRequest, row: Bulk, data: dict[str, Any]) -> object:
+    bulk.cancel(work=row, now=timezone.now())
+    return _("Cancelled. What was done stays done; the rest is not.")
+
+
+def _again(request: HttpRequest, row: Bulk, data: dict[str, Any]) -> Bulk:
+    return bulk.again(request=request, work=row)
+
+
+def _failures(request: HttpRequest, row: Bulk, data: dict[str, Any]) -> StreamingHttpResponse:
+    return StreamingHttpResponse(
+        _failures_as_csv(row),
+        content_type="text/csv; charset=utf-8",
+        headers={
+            "Content-Disposition": f'attachment; filename="failures-{row.pk.hex}.csv"',
+            "Cache-Control": "no-store",
+        },
+    )
+
+
+def _failures_as_csv(row: Bulk) -> Iterable[bytes]:
+    yield CSV_HEAD + csv_rows([("record", "id", "refused_as", "reason")])
+    failed = row.items.filter(state=BulkItem.State.FAILED).order_by("pk")
+    for item in failed.values_list("label", "key", "refusal", "reason").iterator(chunk_size=2000):
+        yield csv_rows([item])
+
+
+@admin.register(Bulk)
+class BulkAdmin(OrderAdmin):
+    list_display = ("recorded_at", "of_list", "what", "state", "total", "done", "failed")
+    facts = ("of_list", "what", "reason", "state", "total", "done", "failed", "recorded_at", "finished_at", "again_of")
+    empty = _("Select records in a list and choose what to do with them: how far it is stands here.")
+    verbs = (
+        Verb("again", _("again for those that failed"), _again, states=("DONE", "FAILED", "CANCELLED"),
+             shown=lambda row: row.failed > 0, tone="main"),
+        Verb("download", _("download failures"), _failures, shown=lambda row: row.failed > 0,
+             words=_("A CSV file with each record that failed, and why.")),
+        Verb("cancel", _("cancel"), _cancel_bulk, states=("RUNNING",), tone="bad"),
+    )  # fmt: skip
+
+    @column(_("what"))
+    def what(self, row: Bulk) -> object:
+        house = self.admin_site._registry[apps.get_model(row.kind)]
+        verb = next((one for one in getattr(house, "verbs", ()) if one.name == row.verb), None)
+        return verb.label if verb is not None else row.verb
+
+    @column(_("reason"))
+    def reason(self, row: Bulk) -> object:
+        return row.data.get("reason") or NOTHING
+
+    def panels(self, request: HttpRequest, row: Bulk) -> Iterable[Panel]:
+        yield Panel(_("progress"), bar=(row.done + row.failed, row.total or 1))
+        failed = list(row.items.filter(state=BulkItem.State.FAILED).order_by("pk")[:50])
+        opts = apps.get_model(row.kind)._meta
+        page = f"admin:{opts.app_label}_{opts.model_name}_change"
+        yield Panel(
+            _("failed"),
+            (_("record"), _("refused as"), _("reason")),
+            [
+                (
+                    format_html('<a class="to" href="{}">{}</a>', reverse(page, args=[one.key]), one),
+                    one.refusal,
+                    one.reason,
+                )
+                for one in failed
+            ],
+            _("Nothing failed."),
+            note=_("The first 50; download the file for all.") if row.failed > 50 else "",
         )

@@ -27,6 +27,9 @@ TIMETABLE: dict[str, dict[str, object]] = {
     "forget wrong guesses": every(600, "points.tasks.forget_guesses"),
     "forget old answers": every(3600, "prepaid.tasks.forget_old_answers"),
     "tell the audit's head": every(3600, "config.tasks.tell_audit_head"),
+    "write exports": every(2, "config.tasks.write_exports"),
+    "forget exports": every(300, "config.tasks.forget_exports"),
+    "carry on bulk work": every(2, "config.tasks.carry_on_bulk_work"),
     "carry on drills": every(5, "prepaid.tasks.carry_on_drills"),
     "look at claims again": every(300, "claims.tasks.look_again"),
 }

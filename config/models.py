@@ -1,19 +1,23 @@
-"""What everybody shares of rows: the audit of what staff did, and what besides a password shows who they are."""
+"""What everybody shares of rows: the audit of what staff did, what besides a password shows who they are, and what
+staff ordered to be done in the background."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import quote, urlencode
 
 from django.conf import settings
 from django.contrib.auth.models import User
 from django.db import models
+from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 from django_otp.models import Device, ThrottlingMixin
 from django_otp.oath import TOTP
 
+from config.ids import new_id
 from config.sealing import Vault
+from config.states import Moving
 
 
 class Act(models.Model):
@@ -125,3 +129,127 @@ class RecoveryCode(models.Model):
 
     def __str__(self) -> str:
         return f"{self.pk}"
+
+
+# What staff order and the clock does -----------------------------------------------------------------------------
+
+
+class Order(Moving):
+    """Work on a list that staff ordered: the row is the queue, ``due_at`` its lease (``config.handshakes``).
+
+    It is done with the rights that its maker has when it is done, in their language and time zone.
+    """
+
+    class State(models.TextChoices):
+        RUNNING = "RUNNING", _("running")
+        DONE = "DONE", _("done")
+        FAILED = "FAILED", _("failed")
+        CANCELLED = "CANCELLED", _("cancelled")
+        EXPIRED = "EXPIRED", _("expired")
+
+    MOVES: ClassVar[dict[str, set[str]]] = {"RUNNING": {"DONE", "FAILED", "CANCELLED"}, "DONE": {"EXPIRED"}}
+
+    id = models.UUIDField(primary_key=True, default=new_id, editable=False)
+    made_by = models.ForeignKey(User, models.PROTECT, verbose_name=_("by"), related_name="+")
+    kind = models.CharField(_("list"), max_length=60)
+    state = models.CharField(_("state"), max_length=10, choices=State, default=State.RUNNING)
+    language = models.CharField(max_length=10)
+    time_zone = models.CharField(max_length=40)
+    address = models.CharField(_("from which address"), max_length=39, blank=True)
+    recorded_at = models.DateTimeField(_("ordered at"), default=timezone.now)
+    due_at = models.DateTimeField(null=True, default=timezone.now)
+    finished_at = models.DateTimeField(_("finished at"), null=True)
+    problem = models.CharField(_("problem"), max_length=200, blank=True)
+    total = models.PositiveIntegerField(_("rows"), null=True)
+
+    class Meta:
+        abstract = True
+
+
+class Export(Order):
+    """A list as a file. ``rows`` and ``size`` are what of it is written and safe, ``last`` the key it ends with."""
+
+    class Format(models.TextChoices):
+        CSV = "CSV", "CSV"
+        XLSX = "XLSX", "XLSX"
+
+    format = models.CharField(_("format"), max_length=4, choices=Format)
+    query = models.TextField(_("filters"), blank=True)
+    # What a search found: what was searched for may be a whole card number, and is not kept.
+    keys = models.JSONField(null=True)
+    rows = models.PositiveIntegerField(_("rows written"), default=0)
+    size = models.BigIntegerField(_("size in bytes"), default=0)
+    last = models.CharField(max_length=64, blank=True)
+    expires_at = models.DateTimeField(_("kept until"), null=True)
+
+    class Meta:
+        verbose_name = _("export")
+        verbose_name_plural = _("exports")
+        constraints = [
+            # Otherwise a file of holders' data would lie there for ever.
+            models.CheckConstraint(
+                name="an_export_that_is_done_expires", condition=~Q(state="DONE") | Q(expires_at__isnull=False)
+            )
+        ]
+        indexes = [
+            models.Index("made_by", "id", name="exports_of_maker"),
+            models.Index("due_at", name="exports_due", condition=Q(due_at__isnull=False)),
+            models.Index("expires_at", name="exports_kept", condition=Q(state="DONE")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.format} {self.recorded_at:%Y-%m-%d %H:%M}"
+
+
+class Bulk(Order):
+    """One verb for many records, each in a transaction of its own."""
+
+    verb = models.CharField(_("what"), max_length=40)
+    data = models.JSONField(_("what stood on the form"), default=dict)
+    done = models.PositiveIntegerField(_("done"), default=0)
+    failed = models.PositiveIntegerField(_("failed"), default=0)
+    again_of = models.ForeignKey("self", models.PROTECT, verbose_name=_("again of"), null=True, related_name="+")
+
+    class Meta:
+        verbose_name = _("bulk work")
+        verbose_name_plural = _("bulk works")
+        constraints = [
+            # A record that was counted twice was worked on twice.
+            models.CheckConstraint(
+                name="no_record_is_done_twice", condition=Q(total__isnull=False, total__gte=F("done") + F("failed"))
+            ),
+            models.CheckConstraint(
+                name="bulk_work_that_is_done_left_nothing",
+                condition=~Q(state="DONE") | Q(total=F("done") + F("failed")),
+            ),
+        ]
+        indexes = [
+            models.Index("made_by", "id", name="bulks_of_maker"),
+            models.Index("due_at", name="bulks_due", condition=Q(due_at__isnull=False)),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.verb} × {self.total} {self.recorded_at:%Y-%m-%d %H:%M}"
+
+
+class BulkItem(models.Model):
+    """A record that is to be worked on, and what became of it."""
+
+    class State(models.TextChoices):
+        WAITING = "WAITING", _("waiting")
+        DONE = "DONE", _("done")
+        FAILED = "FAILED", _("failed")
+
+    bulk = models.ForeignKey(Bulk, models.CASCADE, related_name="items")
+    key = models.CharField(max_length=64)
+    state = models.CharField(max_length=8, choices=State, default=State.WAITING)
+    label = models.CharField(max_length=200, blank=True)
+    refusal = models.CharField(max_length=60, blank=True)
+    reason = models.CharField(max_length=300, blank=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint("bulk", "key", name="a_record_stands_once_in_bulk_work")]
+        indexes = [models.Index("bulk", "state", "id", name="items_of_bulk")]
+
+    def __str__(self) -> str:
+        return self.label or self.key

@@ -1,8 +1,8 @@
 """Who may see what and do what: role × model × verb.
 
 A permission is Django's own ``<verb>_<model>``; ``view``, ``add``, ``change`` and ``delete`` have Django's meaning,
-``view_<sheet>`` opens a page of figures, every other verb is a button of the back office. ``apply`` makes the groups
-say exactly this table.
+``view_<sheet>`` opens a page of figures, ``view_<column>`` shows what lists and records else leave out, every other
+verb is a button of the back office. ``apply`` makes the groups say exactly this table.
 """
 
 from collections.abc import Mapping
@@ -29,6 +29,8 @@ SEES: Mapping[str, str] = {
         "couponproduct exchangeratio pointsaccount exchangequote exchange coupon couponmove pointsreturn "
         "pointsmessage wrongguess repair"
     ),
+    # Of these everybody sees their own.
+    "config": "export bulk",
 }
 """What every role sees."""
 
@@ -37,9 +39,11 @@ ROLES: Mapping[str, Mapping[str, str]] = {
         "issuing.batch": "upload reject download",
         "prepaid.card": "open top_up freeze unfreeze report_lost replace close",
         "prepaid.transaction": "refund reverse",
+        "prepaid.networkaccount": "view_phone",
     },
     "adjuster": {
         "prepaid.card": "freeze file_claim",
+        "prepaid.networkaccount": "view_phone",
         "claims.insuredevent": "declare withdraw file_all assess_all",
         "claims.claim": "assess reject ask_for_papers receive_papers",
         "claims.recovery": "record propose_write_off",
@@ -47,6 +51,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
     },
     "approver": {
         "issuing.batch": "approve reject download",
+        "prepaid.networkaccount": "view_phone",
         "prepaid.break": "resolve reverse resubmit unfreeze",
         "prepaid.hold": "release",
         "points.exchangeratio": "approve reject",
@@ -74,6 +79,7 @@ ROLES: Mapping[str, Mapping[str, str]] = {
         "prepaid.hold": "hold",
     },
     "auditor": {
+        "prepaid.networkaccount": "view_phone",
         "insurance.policy": "view_exposure",
         "auth.user": "view",
         "auth.group": "view",
@@ -101,15 +107,19 @@ ROLES: Mapping[str, Mapping[str, str]] = {
 def table() -> dict[str, set[str]]:
     """For each role the full names of its permissions, such as ``prepaid.freeze_card``."""
     seen = {f"{app}.view_{model}" for app, models in SEES.items() for model in models.split()}
+    return {role: seen | _names(models) | OWN for role, models in ROLES.items()}
+
+
+def _names(models: Mapping[str, str]) -> set[str]:
     return {
-        role: seen
-        | {
-            f"{label.split('.')[0]}.{verb}_{label.split('.')[1]}"
-            for label, verbs in models.items()
-            for verb in verbs.split()
-        }
-        for role, models in ROLES.items()
+        f"{label.split('.')[0]}.{verb}_{label.split('.')[1]}"
+        for label, verbs in models.items()
+        for verb in verbs.split()
     }
+
+
+OWN = _names({"config.export": "download cancel", "config.bulk": "again download cancel"})
+"""What every role may do with what it ordered itself: nothing of the business moves by it."""
 
 
 @transaction.atomic

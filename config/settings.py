@@ -209,6 +209,9 @@ LOCALE_PATHS = [BASE_DIR / "config" / "locale"]
 TIME_ZONE = "Asia/Shanghai"
 USE_TZ = True
 
+# Files of lists that staff export lie here so long, and are then deleted.
+EXPORTS_KEPT_HOURS = env.int("EXPORTS_KEPT_HOURS", default=24)
+
 STATIC_URL = "/static/"
 STATIC_ROOT = VAR_DIR / "static"
 STORAGES = {

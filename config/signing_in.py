@@ -41,7 +41,7 @@ from django_otp import login as remember_factor
 from unfold.sites import UnfoldAdminSite
 from unfold.widgets import BASE_INPUT_CLASSES
 
-from config import audit, lockout
+from config import audit, lockout, roles
 from config.errors import Refused
 from config.models import SECOND_FACTORS, Authenticator, RecoveryCode
 
@@ -80,7 +80,7 @@ class TooEarly(Refused):
 def moves_something(user: User) -> bool:
     """Whether this person may do more than look."""
     return user.is_superuser or any(
-        not name.partition(".")[2].startswith("view_") for name in user.get_all_permissions()
+        not name.partition(".")[2].startswith("view_") for name in user.get_all_permissions() - roles.OWN
     )
 
 

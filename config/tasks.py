@@ -2,8 +2,9 @@
 
 import structlog
 from celery import shared_task
+from django.utils import timezone
 
-from config import audit
+from config import audit, bulk, exports
 
 logger = structlog.get_logger("audit")
 
@@ -14,3 +15,21 @@ def tell_audit_head() -> None:
     changed, and nothing up to it cut off, without ``verify_audit --anchor`` showing it."""
     seq, digest = audit.head()
     logger.info("audit head", head=f"{seq}:{digest}")
+
+
+@shared_task
+def write_exports() -> None:
+    """Lists that staff ordered as files, slice by slice."""
+    exports.carry_on(now=timezone.now())
+
+
+@shared_task
+def forget_exports() -> int:
+    """Files of exports that are past their time."""
+    return exports.forget(now=timezone.now())
+
+
+@shared_task
+def carry_on_bulk_work() -> None:
+    """Verbs that staff ordered for many records at once."""
+    bulk.carry_on(now=timezone.now())

@@ -20,6 +20,7 @@ from config.admin import (
     Sheet,
     Terms,
     Verb,
+    by_state,
     column,
     figure,
     link,
@@ -75,6 +76,7 @@ ASK_AGAIN = Verb(
     _("ask the insurer again"),
     _ask_again,
     states=("UNRESOLVED",),
+    bulk=True,
     tone="main",
     words=_(
         "The insurer is asked what became of it; only if it never had it, the same request is sent again under the "
@@ -219,6 +221,8 @@ class PolicyAdmin(HandshakeAdmin):
         "accepted_at",
     )  # fmt: skip
     list_filter = ("state", WithoutCover, "merchant")
+    tabs = by_state(_("all policies"), Policy.State.ACCEPTED, Policy.State.UNRESOLVED, Policy.State.DECLINED)
+    ranges = ("cover_from_date", "sum_insured")
     money = ("sum_insured", "premium", "compensated")
     links = ("card", "merchant")
     facts = (
@@ -290,6 +294,8 @@ class PolicyAdmin(HandshakeAdmin):
 class EndorsementAdmin(HandshakeAdmin):
     list_display = ("number", "kind", "policy", "state", "amount", "premium", "effective_date", "accepted_at")
     list_filter = ("state", "kind")
+    tabs = by_state(_("all endorsements"), Endorsement.State.UNRESOLVED, Endorsement.State.DECLINED)
+    ranges = ("effective_date",)
     money = ("amount", "premium", "balance_days")
     links = ("policy",)
     facts = (
@@ -315,6 +321,7 @@ class EndorsementAdmin(HandshakeAdmin):
 class NoticeAdmin(HandshakeAdmin):
     list_display = ("recorded_at", "kind", "insurer", "policy", "state", "accepted_at")
     list_filter = ("state", "kind")
+    tabs = by_state(_("all notices"), Notice.State.UNRESOLVED)
     links = ("policy",)
     facts = ("kind", "insurer", "policy", "state", "subject", "body", "accepted_at", "refusal_code", "recorded_at")
     empty = _("The insurer is told of each insured event and each claim.")

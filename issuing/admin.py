@@ -27,6 +27,7 @@ from config.admin import (
     Terms,
     Verb,
     badge,
+    by_state,
     column,
     figure,
     link,
@@ -37,7 +38,8 @@ from config.admin import (
     yuan,
 )
 from config.ids import public_id
-from issuing import batches, events, importing, keys, webhooks
+from config.spreadsheets import without_formula
+from issuing import batches, events, keys, webhooks
 from issuing.models import (
     Batch,
     BatchRow,
@@ -376,7 +378,7 @@ def _as_csv(batch: Batch) -> Iterator[str]:
     yield "\ufeffline,refused_as,reason,row\r\n"
     rows = BatchRow.objects.filter(batch=batch).exclude(refusal="").order_by("line")
     for row in rows.values_list("line", "refusal", "reason", "raw").iterator(chunk_size=2000):
-        writer.writerow(importing.without_formula(str(cell)) for cell in row)
+        writer.writerow(without_formula(str(cell)) for cell in row)
         yield page.getvalue()
         page.seek(0)
         page.truncate()
@@ -386,6 +388,10 @@ def _as_csv(batch: Batch) -> Iterator[str]:
 class BatchAdmin(House):
     list_display = ("name", "state", "rows", "bad_rows", "issued_rows", "good_amount", "made_by", "recorded_at")
     list_filter = ("state",)
+    tabs = by_state(
+        _("all batches"), Batch.State.STAGED, Batch.State.APPROVED, Batch.State.ISSUED, Batch.State.REJECTED
+    )
+    ranges = ("recorded_at", "good_amount")
     money = ("good_amount",)
     facts = (
         "name", "state", "rows", "bad_rows", "issued_rows", "good_amount", "made_by", "recorded_at", "approved_by",
@@ -551,12 +557,17 @@ def _resend(request: HttpRequest, row: WebhookDelivery, data: dict[str, Any]) ->
 class WebhookDeliveryAdmin(House):
     list_display = ("recorded_at", "merchant", "endpoint", "event", "state", "attempts", "problem", "due_at")
     list_filter = ("state", "merchant")
+    tabs = by_state(
+        _("all deliveries"),
+        WebhookDelivery.State.PENDING, WebhookDelivery.State.FAILED, WebhookDelivery.State.DELIVERED,
+    )  # fmt: skip
+    ranges = ("recorded_at",)
     links = ("endpoint", "event", "merchant")
     facts = (
         "merchant", "endpoint", "event", "state", "attempts", "problem", "due_at", "delivered_at", "recorded_at",
     )  # fmt: skip
     empty = _("Every event that a webhook endpoint is told of stands here, with every attempt.")
-    verbs = (Verb("resend", _("send again"), _resend, states=("DELIVERED", "FAILED")),)
+    verbs = (Verb("resend", _("send again"), _resend, states=("DELIVERED", "FAILED"), bulk=True),)
 
     def is_moving(self, row: WebhookDelivery) -> bool:
         return row.state == WebhookDelivery.State.PENDING and row.attempts == 0

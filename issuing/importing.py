@@ -13,12 +13,11 @@ from typing import NamedTuple, Protocol
 from django.utils.translation import gettext_lazy as _
 
 from config.errors import Refused
+from config.spreadsheets import FORMULA_STARTS
 
 MOST_BYTES = 256 * 1024 * 1024
 LONGEST_LINE = 8 * 1024
 _CHUNK = 256 * 1024
-# What a spreadsheet takes for the beginning of a formula, and runs.
-FORMULA_STARTS = "=+-@\t\r"
 _REFERENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/#-]{0,63}")
 _MOMENT = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d)", re.ASCII)
 _QUOTED_LINE = re.compile(r'(?:[^",]*|"(?:[^"]|"")*")(?:,(?:[^",]*|"(?:[^"]|"")*"))*')
@@ -155,11 +154,6 @@ def check_no_formula(cells: Sequence[str]) -> None:
     for cell in cells:
         if cell and cell[0] in FORMULA_STARTS:
             raise FormulaCell()
-
-
-def without_formula(cell: str) -> str:
-    """A cell as it may be written into a list for spreadsheets: an apostrophe makes text of a formula."""
-    return f"'{cell}" if cell and cell[0] in FORMULA_STARTS else cell
 
 
 def is_reference(text: str) -> bool:

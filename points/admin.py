@@ -20,10 +20,12 @@ from config.admin import (
     House,
     Panel,
     Reason,
+    Tab,
     Terms,
     Verb,
     badge,
     by_staff,
+    by_state,
     column,
     figure,
     link,
@@ -303,6 +305,11 @@ class Incidents(admin.SimpleListFilter):
 class ExchangeAdmin(House):
     list_display = ("submitted_at", "product", "account", "merchant", "count", "points", "state", "incident")
     list_filter = ("state", Incidents, "merchant")
+    tabs = (
+        *by_state(_("all exchanges"), Exchange.State.ISSUED, Exchange.State.REVERSED, Exchange.State.UNRESOLVED),
+        Tab(_("incidents in the last seven days"), lambda request: {"incident": "lately"}),
+    )
+    ranges = ("submitted_at",)
     links = ("account", "product", "merchant")
     facts = (
         "product", "merchant", "account", "reference", "count", "points", "state", "submitted_at", "issued_at",
@@ -313,7 +320,7 @@ class ExchangeAdmin(House):
     search_help_text = _("merchant's reference or request no.")
     empty = _("Exchanges come from the customers' page and the merchants' shops.")
     verbs = (
-        Verb("ask_again", _("ask again"), _ask_again, states=("UNRESOLVED",), tone="main",
+        Verb("ask_again", _("ask again"), _ask_again, states=("UNRESOLVED",), tone="main", bulk=True,
              words=_("The reversal is sent again; it is done once at most, however often it is sent.")),
         Verb("propose_settlement", _("propose a settlement"), _propose_settlement, form=Settlement,
              states=("UNRESOLVED",), words=_("For when the bank has shown by other ways what became of it.")),
@@ -505,6 +512,8 @@ def _reissue(request: HttpRequest, row: Coupon, data: dict[str, Any]) -> Coupon:
 class CouponAdmin(House):
     list_display = ("issued_at", "product", "last4", "merchant", "account", "face_value", "state", "expires_at")
     list_filter = ("state", "merchant")
+    tabs = by_state(_("all coupons"), Coupon.State.ACTIVE, Coupon.State.REDEEMED, Coupon.State.FROZEN)
+    ranges = ("issued_at", "expires_at")
     links = ("exchange", "product", "account", "merchant")
     money = ("face_value",)
     heavy = ("code_sealed",)
@@ -568,7 +577,9 @@ class PointsReturnAdmin(House):
         "reason", "by", "recorded_at", "returned_at", "attempts", "due_at", "problem",
     )  # fmt: skip
     empty = _("Points that were given back for unused coupons stand here.")
-    verbs = (Verb("ask_again", _("ask again"), _return_again, states=("UNRESOLVED",), tone="main"),)
+    verbs = (
+        Verb("ask_again", _("ask again"), _return_again, states=("UNRESOLVED",), tone="main", bulk=True),
+    )  # fmt: skip
 
 
 # Repairs ---------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from django import forms
 from django.contrib import admin
-from django.db.models import Count, Min, Q, QuerySet, Sum
+from django.db.models import Count, Exists, Min, OuterRef, Q, QuerySet, Sum
 from django.db.models.expressions import RawSQL
 from django.http import HttpRequest, StreamingHttpResponse
 from django.urls import reverse
@@ -28,11 +28,13 @@ from config.admin import (
     House,
     Panel,
     Reason,
+    Tab,
     Verb,
     Yuan,
     address,
     badge,
     by_staff,
+    by_state,
     column,
     figure,
     link,
@@ -88,6 +90,11 @@ def masked_name(account: NetworkAccount) -> str:
 
 def masked_phone(phone: str) -> str:
     return f"{phone[:3]}****{phone[-4:]}" if len(phone) == 11 else NOTHING
+
+
+def phone_for(request: HttpRequest, account: NetworkAccount) -> str:
+    """A holder's phone, masked, for those who may see it."""
+    return masked_phone(account.phone) if request.user.has_perm("prepaid.view_phone_networkaccount") else NOTHING
 
 
 def loads_of_reference(text: str) -> QuerySet[Load]:
@@ -256,10 +263,44 @@ def _has_failed(card: Card) -> bool:
 # Cards -----------------------------------------------------------------------------------------------------------
 
 
+class AwaitingCover(admin.SimpleListFilter):
+    """Cards that can be spent from while no insurer has accepted them."""
+
+    title = _("cover")
+    parameter_name = "cover"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, Any]]:
+        return [("none", _("awaiting cover"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any] | None:
+        if self.value() != "none":
+            return None
+        # From the policies that are not accepted, which are few, to their cards.
+        owed = Policy.objects.filter(state__in=["PENDING", "UNKNOWN", "UNRESOLVED", "DECLINED"])
+        live = Policy.objects.filter(card=OuterRef("pk"), state="ACCEPTED")
+        over = [Card.State.CLOSED, Card.State.COMPENSATED]
+        return queryset.filter(~Exists(live), pk__in=owed.values("card")).exclude(state__in=over)
+
+
+EXPIRING = timedelta(days=30)
+
+
+def _expiring(request: HttpRequest) -> dict[str, object]:
+    today = timezone.localdate()
+    return {"state__exact": "ACTIVE", "expires_on_date_from": today, "expires_on_date_to": today + EXPIRING}
+
+
 @admin.register(Card)
 class CardAdmin(House):
     list_display = ("number", "merchant", "program", "holder", "state", "balance", "opened_at")
-    list_filter = ("state", "merchant")
+    list_filter = ("state", AwaitingCover, "merchant")
+    tabs = (
+        *by_state(_("all cards"), Card.State.FROZEN),
+        Tab(_("awaiting cover"), lambda request: {"cover": "none"}),
+        Tab(_("expiring in 30 days"), _expiring),
+    )
+    ranges = ("opened_at", "expires_on_date")
+    summed = {"balance": Sum("usable", filter=Q(unit=Unit.MONEY))}
     joined = ("network_account",)
     links = ("merchant", "batch", "network_account", "program")
     search_help_text = _("full number, last four, phone, policy no. or purchase reference")
@@ -271,8 +312,8 @@ class CardAdmin(House):
     verbs = (
         Verb("top_up", _("top up"), _top_up, form=TopUp, states=("ACTIVE",), preview=_quoted_top_up, quotes=True,
              words=_("A top-up is a new load with sub-cards of its own; its insurance is endorsed.")),
-        Verb("freeze", _("freeze"), _freeze, form=Reason, states=("ACTIVE",)),
-        Verb("unfreeze", _("unfreeze"), _unfreeze, form=Reason, states=("FROZEN",)),
+        Verb("freeze", _("freeze"), _freeze, form=Reason, states=("ACTIVE",), bulk=True),
+        Verb("unfreeze", _("unfreeze"), _unfreeze, form=Reason, states=("FROZEN",), bulk=True),
         Verb("report_lost", _("report lost"), _report_lost, form=Reason, states=("ACTIVE", "FROZEN")),
         Verb("replace", _("replace"), _replace, form=Reason, states=("LOST",),
              warning=_("The old number is dead for ever. Everything on the card moves to the new one.")),
@@ -325,7 +366,7 @@ class CardAdmin(House):
             (_("refundable principal"), format_html('<span class="big">{}</span>', yuan(value.refundable))),
             (_("state"), state_of(row)),
             (_("cover"), _cover(policy)),
-            (_("holder"), format_html("{} · {}", link(account, masked_name(account)), masked_phone(account.phone))),
+            (_("holder"), format_html("{} · {}", link(account, masked_name(account)), phone_for(request, account))),
             (_("card"), format_html("•••• {} <small class='muted'>{}</small>", row.last4, row.get_kind_display())),
             (_("merchant"), link(row.merchant)),
             (_("card program"), link(row.program)),
@@ -532,6 +573,7 @@ class NetworkAccountAdmin(House):
     list_filter = ("merchant",)
     links = ("merchant",)
     facts = ("holder", "telephone", "merchant", "is_organisation", "recorded_at")
+    guarded = {"telephone": "phone"}
     search_help_text = _("phone")
     empty = _("An account is made for each holder when the first card is opened.")
 
@@ -706,6 +748,8 @@ class TransactionAdmin(LedgerAdmin):
     )  # fmt: skip
     money = ("list_amount", "charged_amount", "principal", "gift", "refundable_after")
     list_filter = ("merchant",)
+    ranges = ("recorded_at",)
+    summed = {"in_amount": Sum("amount", filter=Q(unit=Unit.MONEY))}
     links = ("card", "merchant")
     facts = (
         "reference", "kind", "card", "merchant", "in_amount", "list_amount", "charged_amount", "principal", "gift",
@@ -1014,7 +1058,14 @@ def _reopen(request: HttpRequest, found: Break, data: dict[str, Any]) -> object:
 class BreakAdmin(House):
     list_display = ("subject", "type", "run", "state", "merchant", "by_how_much", "owner", "age", "recorded_at")
     list_filter = ("state", "type")
-    links = ("run", "card")
+    tabs = (
+        Tab(_("all breaks")),
+        Tab(_("open breaks"), lambda request: {"state__exact": "OPEN"}),
+        Tab(_("my breaks"), lambda request: {"owner__id__exact": request.user.pk, "state__exact": "OPEN"}),
+        Tab(_("resolved"), lambda request: {"state__exact": "RESOLVED"}),
+    )
+    ranges = ("recorded_at",)
+    links = ("run", "card", "owner")
     search_help_text = _("request no.")
     facts = (
         "type", "subject", "run", "state", "by_how_much", "merchant", "card", "owner", "age", "recorded_at",
@@ -1022,7 +1073,8 @@ class BreakAdmin(House):
     )  # fmt: skip
     empty = _("No break: whatever was reconciled agreed.")
     verbs = (
-        Verb("take", _("take"), _take, states=("OPEN",), words=_("You will see to it. It can be handed on.")),
+        Verb("take", _("take"), _take, states=("OPEN",), bulk=True,
+             words=_("You will see to it. It can be handed on.")),
         Verb("resolve", _("resolve"), _resolve, form=Resolution, states=("OPEN",), barred=_needs_second_person),
         Verb("reopen", _("open again"), _reopen, states=("RESOLVED",)),
         _repair(Repair.What.ASK_AGAIN, _("What is open with us is asked about, or sent again, at once."), tone="main"),

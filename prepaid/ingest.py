@@ -25,6 +25,7 @@ from django.utils.translation import gettext_lazy as _
 
 from config.errors import Refused
 from config.money import parse_yuan
+from config.spreadsheets import without_formula
 from insurance import insurer
 from insurance.models import Insurer, Policy, Product
 from issuing import batches, importing
@@ -95,7 +96,7 @@ class Report:
     def refuse(self, file: str, line: int | None, reference: str, code: str, reason: str) -> None:
         self.codes[file, code] += 1
         cells = [file, "" if line is None else str(line), reference, code, reason]
-        self._writer.writerow(map(importing.without_formula, cells))
+        self._writer.writerow(map(without_formula, cells))
 
 
 Progress = Callable[[str, int, int], None]

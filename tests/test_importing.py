@@ -7,6 +7,7 @@ from typing import BinaryIO
 
 import pytest
 
+from config.spreadsheets import without_formula
 from issuing import importing
 
 COLUMNS = ("reference", "name", "amount")
@@ -136,13 +137,13 @@ def exhaust(file: BinaryIO) -> None:
 def test_a_formula_is_refused_and_written_as_text(cell):
     with pytest.raises(importing.FormulaCell):
         importing.check_no_formula(["A-1", cell])
-    assert importing.without_formula(cell) == f"'{cell}"
+    assert without_formula(cell) == f"'{cell}"
 
 
 @pytest.mark.parametrize("cell", ["", "王芳", "1-1", "a=b", "x@example.test"])
 def test_what_is_no_formula_stays_as_it_is(cell):
     importing.check_no_formula(["A-1", cell])
-    assert importing.without_formula(cell) == cell
+    assert without_formula(cell) == cell
 
 
 def test_a_moment_is_read_with_its_offset():

@@ -10,6 +10,7 @@ from django.utils import timezone
 from claims import adjudication, recovery
 from claims.models import Claim, InsuredEvent, Recovery
 from config import audit
+from config.models import Bulk, BulkItem, Export
 from insurance.models import Insurer, InsurerMessage, Policy, Product
 from issuing import batches, keys, webhooks
 from issuing.models import Batch, CardProgram, Kind, Merchant, WebhookAttempt, WebhookDelivery
@@ -156,7 +157,16 @@ def one_of_each() -> Merchant:
     holds.release(held=held, reason="nothing was lost", by="staff:x", now=timezone.now())
     told(program.merchant)
     audit.record(None, "add", row=program.merchant, who="first-clerk")
+    ordered(program.merchant)
     return program.merchant
+
+
+def ordered(merchant: Merchant) -> None:
+    """An export and bulk work that somebody ordered."""
+    by = {"made_by": staff("first-clerk"), "language": "en", "time_zone": "Asia/Shanghai"}
+    Export.objects.create(kind="issuing.merchant", format=Export.Format.CSV, **by)
+    work = Bulk.objects.create(kind="prepaid.card", verb="freeze", data={"reason": "x"}, total=1, **by)
+    BulkItem.objects.create(bulk=work, key=str(merchant.pk))
 
 
 def break_of_points(row: Exchange) -> Break:

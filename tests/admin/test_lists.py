@@ -1,10 +1,11 @@
 """Lists ask the database as often for fifty rows as for one, and find what somebody means by looking it up."""
 
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import User
 from django.db import connection
 from django.test import Client
@@ -13,7 +14,8 @@ from django.urls import reverse
 from django.utils import timezone
 
 from claims.models import Claim
-from config.admin import Pages
+from config import admin as backoffice
+from config.admin import House, Pages
 from config.ids import public_id
 from insurance.models import Endorsement, Policy
 from issuing import numbering
@@ -209,3 +211,104 @@ def test_what_waits_for_others_is_told_apart(at_desk: Any) -> None:
         page = at_desk(role).get(reverse("admin:index")).context
         assert sum(need.count for need in page["needs"] if str(need.label) == "batches to approve") == mine
         assert sum(need.count for need in page["others"] if str(need.label) == "batches to approve") == others
+
+
+# What stands above a list ----------------------------------------------------------------------------------------
+
+
+def test_each_tab_leads_to_its_rows_and_the_current_one_is_marked(root: Client) -> None:
+    frozen, expiring, covered, lost = open_many(4)
+    processing.freeze(card=frozen, reason="x", by="staff:x", now=timezone.now())
+    today = timezone.localdate()
+    Card.objects.filter(pk=expiring.pk).update(expires_on_date=today + timedelta(days=30))
+    Card.objects.filter(pk=covered.pk).update(expires_on_date=today + timedelta(days=31))
+    for card in (frozen, expiring, covered):
+        records.accepted(card)
+    tabs = root.get(reverse("admin:prepaid_card_changelist")).context["tabs"]
+    shown = {}
+    for label, where, _is_current in tabs:
+        page = root.get(reverse("admin:prepaid_card_changelist") + where)
+        assert page.content.decode().count('aria-current="page"') == 1
+        assert [str(one[0]) for one in page.context["tabs"] if one[2]] == [str(label)]
+        shown[str(label)] = {row.pk for row in page.context["cl"].result_list}
+    assert shown == {
+        "all cards": {frozen.pk, expiring.pk, covered.pk, lost.pk},
+        "frozen": {frozen.pk},
+        "awaiting cover": {lost.pk},
+        "expiring in 30 days": {expiring.pk},
+    }
+
+
+def test_my_breaks_are_those_i_took(root: Client) -> None:
+    mine, theirs = records.found_break(), records.found_break()
+    Break.objects.filter(pk=mine.pk).update(owner=User.objects.get(username="root"))
+    Break.objects.filter(pk=theirs.pk).update(owner=records.staff("other"))
+    page = root.get(reverse("admin:prepaid_break_changelist"))
+    where = {str(label): address for label, address, _is_current in page.context["tabs"]}
+    found = root.get(reverse("admin:prepaid_break_changelist") + where["my breaks"])
+    assert [row.pk for row in found.context["cl"].result_list] == [mine.pk]
+
+
+@pytest.mark.parametrize("house", [one for one in admin.site._registry.values() if isinstance(one, House) and one.tabs])
+def test_every_tab_of_every_list_can_be_opened(root: Client, house: House) -> None:
+    where = reverse(f"admin:{house.opts.app_label}_{house.opts.model_name}_changelist")
+    for _label, query, _is_current in root.get(where).context["tabs"]:
+        page = root.get(where + query)
+        assert page.status_code == 200
+        assert sum(is_current for _label, _query, is_current in page.context["tabs"]) == 1
+
+
+def test_from_and_to_belong_to_a_range_of_the_readers_days(root: Client) -> None:
+    early, late = open_many(2)
+    zone = timezone.get_current_timezone()
+    Card.objects.filter(pk=early.pk).update(opened_at=datetime(2026, 3, 1, 0, 0, tzinfo=zone))
+    Card.objects.filter(pk=late.pk).update(opened_at=datetime(2026, 3, 2, 23, 59, 59, tzinfo=zone))
+    for low, high, found in (
+        ("2026-03-01", "2026-03-02", 2), ("2026-03-01", "2026-03-01", 1), ("2026-03-02", "", 1), ("", "2026-02-28", 0),
+    ):  # fmt: skip
+        address = reverse("admin:prepaid_card_changelist")
+        page = root.get(address, {"opened_at_from": low, "opened_at_to": high, "state__exact": "ACTIVE"})
+        assert page.context["cl"].result_count == found, (low, high)
+        assert '<input type="hidden" name="state__exact" value="ACTIVE">' in page.content.decode()
+
+
+def test_amounts_are_narrowed_in_yuan(root: Client) -> None:
+    for amount in (100_000, 200_000):
+        records.card(records.insured_program(card_limit=500_000), amount)
+    address = reverse("admin:insurance_policy_changelist")
+    for low, high, found in (("1000", "2,000.00", 2), ("1000.01", "", 1), ("", "¥1000", 1), ("2000.01", "", 0)):
+        page = root.get(address, {"sum_insured_from": low, "sum_insured_to": high})
+        assert page.context["cl"].result_count == found, (low, high)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("sum_insured_from", text)
+        for text in ("x", "1e400", "NaN", "-1", "１２", "0.001", "9" * 40, "٣")
+    ]
+    + [
+        ("cover_from_date_to", text)
+        for text in ("x", "2026-02-30", "２０２６-01-01", "0001-01-01", "9999-12-31", "01/02/2026", "2026-3-1", "1e400")
+    ],
+)  # fmt: skip
+def test_a_range_that_cannot_be_read_is_told_and_shows_nothing(root: Client, name: str, text: str) -> None:
+    records.card()
+    page = root.get(reverse("admin:insurance_policy_changelist"), {name: text})
+    assert page.status_code == 200
+    assert page.context["cl"].ranges.errors.keys() == {name}
+    assert page.context["cl"].result_count == 0
+    assert "Nothing is shown until this can be read." in page.content.decode()
+
+
+def test_a_list_says_what_it_adds_up_to(root: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = open_many(3)
+    processing.freeze(card=found[0], reason="x", by="staff:x", now=timezone.now())
+    address = reverse("admin:prepaid_card_changelist")
+    assert "¥2,997.00" in root.get(address).content.decode()
+    page = root.get(address, {"state__exact": "FROZEN"})
+    assert [str(sum) for _label, sum in page.context["totals"]["sums"]] == ['<span class="figure">¥999.00</span>']
+    policies = root.get(reverse("admin:insurance_policy_changelist"))
+    assert [str(label) for label, _sum in policies.context["totals"]["sums"]] == ["sum insured", "premium"]
+    monkeypatch.setattr(backoffice, "MOST_SUMMED", 2)
+    assert "more than 2 rows" in root.get(address).content.decode()

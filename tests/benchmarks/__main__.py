@@ -22,6 +22,7 @@ NAMES = (
     "exchange",
     "redemption",
     "sweep",
+    "exports",
 )  # fmt: skip
 # Two runs at a time would otherwise drop each other's house.
 DATABASE = f"prepaid_benchmarks_{os.getpid()}"
