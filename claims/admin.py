@@ -356,7 +356,7 @@ class ClaimAdmin(House):
         *by_state(_("all claims"), Claim.State.FILED, Claim.State.ASSESSED, Claim.State.APPROVED, Claim.State.PAID),
         Tab(_("past its term"), lambda request: {"term": "over"}),
     )
-    ranges = ("filed_at", "payable")
+    ranges = ("id", "payable")
     money = (
         "refundable_at_loss", "spent_after_loss", "refunded_by_merchant", "excluded", "loss", "interest",
         "legal_entitlement", "payable", "sum_insured",

@@ -222,7 +222,7 @@ class PolicyAdmin(HandshakeAdmin):
     )  # fmt: skip
     list_filter = ("state", WithoutCover, "merchant")
     tabs = by_state(_("all policies"), Policy.State.ACCEPTED, Policy.State.UNRESOLVED, Policy.State.DECLINED)
-    ranges = ("cover_from_date", "sum_insured")
+    ranges = ("id",)
     money = ("sum_insured", "premium", "compensated")
     links = ("card", "merchant")
     facts = (
@@ -295,7 +295,7 @@ class EndorsementAdmin(HandshakeAdmin):
     list_display = ("number", "kind", "policy", "state", "amount", "premium", "effective_date", "accepted_at")
     list_filter = ("state", "kind")
     tabs = by_state(_("all endorsements"), Endorsement.State.UNRESOLVED, Endorsement.State.DECLINED)
-    ranges = ("effective_date",)
+    ranges = ("id",)
     money = ("amount", "premium", "balance_days")
     links = ("policy",)
     facts = (

@@ -391,7 +391,7 @@ class BatchAdmin(House):
     tabs = by_state(
         _("all batches"), Batch.State.STAGED, Batch.State.APPROVED, Batch.State.ISSUED, Batch.State.REJECTED
     )
-    ranges = ("recorded_at", "good_amount")
+    ranges = ("id", "good_amount")
     money = ("good_amount",)
     facts = (
         "name", "state", "rows", "bad_rows", "issued_rows", "good_amount", "made_by", "recorded_at", "approved_by",
@@ -561,7 +561,7 @@ class WebhookDeliveryAdmin(House):
         _("all deliveries"),
         WebhookDelivery.State.PENDING, WebhookDelivery.State.FAILED, WebhookDelivery.State.DELIVERED,
     )  # fmt: skip
-    ranges = ("recorded_at",)
+    ranges = ("id",)
     links = ("endpoint", "event", "merchant")
     facts = (
         "merchant", "endpoint", "event", "state", "attempts", "problem", "due_at", "delivered_at", "recorded_at",

@@ -309,7 +309,7 @@ class ExchangeAdmin(House):
         *by_state(_("all exchanges"), Exchange.State.ISSUED, Exchange.State.REVERSED, Exchange.State.UNRESOLVED),
         Tab(_("incidents in the last seven days"), lambda request: {"incident": "lately"}),
     )
-    ranges = ("submitted_at",)
+    ranges = ("id",)
     links = ("account", "product", "merchant")
     facts = (
         "product", "merchant", "account", "reference", "count", "points", "state", "submitted_at", "issued_at",
@@ -513,7 +513,7 @@ class CouponAdmin(House):
     list_display = ("issued_at", "product", "last4", "merchant", "account", "face_value", "state", "expires_at")
     list_filter = ("state", "merchant")
     tabs = by_state(_("all coupons"), Coupon.State.ACTIVE, Coupon.State.REDEEMED, Coupon.State.FROZEN)
-    ranges = ("issued_at", "expires_at")
+    ranges = ("id",)
     links = ("exchange", "product", "account", "merchant")
     money = ("face_value",)
     heavy = ("code_sealed",)

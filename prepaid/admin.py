@@ -299,7 +299,7 @@ class CardAdmin(House):
         Tab(_("awaiting cover"), lambda request: {"cover": "none"}),
         Tab(_("expiring in 30 days"), _expiring),
     )
-    ranges = ("opened_at", "expires_on_date")
+    ranges = ("id", "expires_on_date")
     summed = {"balance": Sum("usable", filter=Q(unit=Unit.MONEY))}
     joined = ("network_account",)
     links = ("merchant", "batch", "network_account", "program")
@@ -748,7 +748,7 @@ class TransactionAdmin(LedgerAdmin):
     )  # fmt: skip
     money = ("list_amount", "charged_amount", "principal", "gift", "refundable_after")
     list_filter = ("merchant",)
-    ranges = ("recorded_at",)
+    ranges = ("id",)
     summed = {"in_amount": Sum("amount", filter=Q(unit=Unit.MONEY))}
     links = ("card", "merchant")
     facts = (

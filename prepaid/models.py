@@ -123,6 +123,8 @@ class Card(Moving):
         indexes = [
             models.Index("merchant", "id", name="cards_of_merchant"),
             models.Index("last4", name="cards_by_last4"),
+            # For “expiring in 30 days”: few of a million.
+            models.Index("expires_on_date", name="cards_by_expiry"),
             # Staff look for the few that are not active among the many that are.
             models.Index("state", "id", name="cards_not_active", condition=~Q(state="ACTIVE")),
         ]

@@ -259,42 +259,53 @@ def test_every_tab_of_every_list_can_be_opened(root: Client, house: House) -> No
 
 
 def test_from_and_to_belong_to_a_range_of_the_readers_days(root: Client) -> None:
-    early, late = open_many(2)
+    early, late = records.found_break(), records.found_break()
     zone = timezone.get_current_timezone()
-    Card.objects.filter(pk=early.pk).update(opened_at=datetime(2026, 3, 1, 0, 0, tzinfo=zone))
-    Card.objects.filter(pk=late.pk).update(opened_at=datetime(2026, 3, 2, 23, 59, 59, tzinfo=zone))
+    Break.objects.filter(pk=early.pk).update(recorded_at=datetime(2026, 3, 1, 0, 0, tzinfo=zone))
+    Break.objects.filter(pk=late.pk).update(recorded_at=datetime(2026, 3, 2, 23, 59, 59, tzinfo=zone))
     for low, high, found in (
         ("2026-03-01", "2026-03-02", 2), ("2026-03-01", "2026-03-01", 1), ("2026-03-02", "", 1), ("", "2026-02-28", 0),
     ):  # fmt: skip
-        address = reverse("admin:prepaid_card_changelist")
-        page = root.get(address, {"opened_at_from": low, "opened_at_to": high, "state__exact": "ACTIVE"})
+        address = reverse("admin:prepaid_break_changelist")
+        page = root.get(address, {"recorded_at_from": low, "recorded_at_to": high, "state__exact": "OPEN"})
         assert page.context["cl"].result_count == found, (low, high)
-        assert '<input type="hidden" name="state__exact" value="ACTIVE">' in page.content.decode()
+        assert '<input type="hidden" name="state__exact" value="OPEN">' in page.content.decode()
+
+
+def test_when_it_was_entered_stands_in_the_identity(root: Client) -> None:
+    found = open_many(2)
+    today = timezone.localdate()
+    day = timedelta(days=1)
+    for low, high, count in ((today - day, today + day, 2), (today + day, "", 0), ("", today - day, 0)):
+        page = root.get(reverse("admin:prepaid_card_changelist"), {"id_from": low, "id_to": high})
+        assert page.context["cl"].result_count == count, (low, high)
+    assert len(found) == 2
 
 
 def test_amounts_are_narrowed_in_yuan(root: Client) -> None:
-    for amount in (100_000, 200_000):
-        records.card(records.insured_program(card_limit=500_000), amount)
-    address = reverse("admin:insurance_policy_changelist")
+    program = records.insured_program()
+    for rows in (1, 2):
+        records.batch(program, made_by=records.staff("first-clerk"), rows=rows)
+    address = reverse("admin:issuing_batch_changelist")
     for low, high, found in (("1000", "2,000.00", 2), ("1000.01", "", 1), ("", "¥1000", 1), ("2000.01", "", 0)):
-        page = root.get(address, {"sum_insured_from": low, "sum_insured_to": high})
+        page = root.get(address, {"good_amount_from": low, "good_amount_to": high})
         assert page.context["cl"].result_count == found, (low, high)
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("sum_insured_from", text)
+        ("good_amount_from", text)
         for text in ("x", "1e400", "NaN", "-1", "１２", "0.001", "9" * 40, "٣")
     ]
     + [
-        ("cover_from_date_to", text)
+        ("id_to", text)
         for text in ("x", "2026-02-30", "２０２６-01-01", "0001-01-01", "9999-12-31", "01/02/2026", "2026-3-1", "1e400")
     ],
 )  # fmt: skip
 def test_a_range_that_cannot_be_read_is_told_and_shows_nothing(root: Client, name: str, text: str) -> None:
-    records.card()
-    page = root.get(reverse("admin:insurance_policy_changelist"), {name: text})
+    records.batch(records.insured_program(), made_by=records.staff("first-clerk"))
+    page = root.get(reverse("admin:issuing_batch_changelist"), {name: text})
     assert page.status_code == 200
     assert page.context["cl"].ranges.errors.keys() == {name}
     assert page.context["cl"].result_count == 0
@@ -312,3 +323,14 @@ def test_a_list_says_what_it_adds_up_to(root: Client, monkeypatch: pytest.Monkey
     assert [str(label) for label, _sum in policies.context["totals"]["sums"]] == ["sum insured", "premium"]
     monkeypatch.setattr(backoffice, "MOST_SUMMED", 2)
     assert "more than 2 rows" in root.get(address).content.decode()
+
+
+@pytest.mark.parametrize(
+    "house", [one for one in admin.site._registry.values() if isinstance(one, House) and one.ranges]
+)
+def test_every_range_of_every_list_can_be_asked_for(root: Client, house: House) -> None:
+    where = reverse(f"admin:{house.opts.app_label}_{house.opts.model_name}_changelist")
+    for name in house.ranges:
+        low, high = ("1", "2") if name in house.money else ("2026-01-01", "2026-01-31")
+        page = root.get(where, {f"{name}_from": low, f"{name}_to": high})
+        assert (page.status_code, page.context["cl"].ranges.errors) == (200, {})
